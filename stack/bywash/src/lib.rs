@@ -1,0 +1,1 @@
+//! TCP around the kernel: the public API and the bywash command.

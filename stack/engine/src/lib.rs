@@ -1,0 +1,2 @@
+//! The polling engine: one shard per core and queue, seven stages a turn.
+#![forbid(unsafe_code)]

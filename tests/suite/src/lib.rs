@@ -1,0 +1,1 @@
+//! Integration tests in network namespaces, and the checks of the walls between crates.

@@ -1,0 +1,1 @@
+//! PROG_TEST_RUN tests of the demultiplexer on packet fixtures.

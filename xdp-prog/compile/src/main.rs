@@ -1,0 +1,2 @@
+//! First figures.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Loader and map ABI of the XDP demultiplexer.
