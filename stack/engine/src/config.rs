@@ -1,0 +1,90 @@
+//! Knobs of a shard and of an engine, each with its unit and default.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use bywash_tcp::Config as TcpConfig;
+use bywash_wire::ChecksumPolicy;
+
+/// What a shard does when a turn found nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdlePolicy {
+    /// Never sleep: lowest latency, a whole core.
+    Spin,
+    /// Look for work this long, then sleep until a frame, a command or a timer.
+    SpinThenSleep(Duration),
+    /// Sleep at once.
+    Sleep,
+}
+
+/// Which flows get an RX ring of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolPolicy {
+    /// None: all flows read from the primary's ring.
+    Shared,
+    /// Each new flow while slots last, from its first segment on.
+    Dedicated,
+    /// A flow that has received this many bytes, while slots last.
+    PromoteAfter(u64),
+}
+
+/// One shard.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Which shard of the engine this is, from 0.
+    pub index: u32,
+    /// How many shards the engine has.
+    pub shards: u32,
+    /// Defaults of every connection.
+    pub tcp: TcpConfig,
+    /// Largest IP datagram that the device sends, in bytes.
+    pub mtu: u16,
+    /// What is accepted as a TCP checksum on receive.
+    pub checksum: ChecksumPolicy,
+    /// What happens when there is nothing to do.
+    pub idle: IdlePolicy,
+    /// Which flows get rings of their own.
+    pub pools: PoolPolicy,
+    /// Frames taken from one RX ring in one turn.
+    pub ingress_budget: usize,
+    /// Segments one connection may send in one turn before the next one's go.
+    pub egress_quantum: usize,
+    /// Frames that application data may never take, kept for ACKs, SYNs and RSTs.
+    pub control_frames: u32,
+    /// RX frames that applications and reassembly queues may hold in all; the advertised windows
+    /// shrink as this fills.
+    pub lease_cap: u32,
+    /// Connections in SYN-RECEIVED that one listener may have.
+    pub backlog: u32,
+    /// Connections that the shard holds at most.
+    pub max_connections: u32,
+    /// Local ports of active opens.
+    pub local_ports: RangeInclusive<u16>,
+    /// RSTs per second that answer segments of no connection.
+    pub resets_per_second: u32,
+    /// How long a stopping shard waits for its connections to close before it resets them.
+    pub linger: Duration,
+}
+
+impl Default for ShardConfig {
+    fn default() -> Self {
+        Self {
+            index: 0,
+            shards: 1,
+            tcp: TcpConfig::default(),
+            mtu: 1500,
+            checksum: ChecksumPolicy::Full,
+            idle: IdlePolicy::SpinThenSleep(Duration::from_micros(50)),
+            pools: PoolPolicy::PromoteAfter(256 * 1024),
+            ingress_budget: 256,
+            egress_quantum: 32,
+            control_frames: 256,
+            lease_cap: 4096,
+            backlog: 1024,
+            max_connections: 1 << 20,
+            local_ports: 61440..=65535,
+            resets_per_second: 1000,
+            linger: Duration::from_secs(1),
+        }
+    }
+}

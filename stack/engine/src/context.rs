@@ -1,0 +1,117 @@
+//! What a [`Service`](crate::service::Service) may do while it is called.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bywash_tcp::{Info, Instant};
+use bywash_xsk::Port;
+
+use crate::service::{ConnError, ConnId, ConnectError, ListenError, ListenerId, Recv};
+use crate::shard::Core;
+
+/// The shard as its service sees it, between ingress and egress of one turn.
+pub struct Context<'a, P: Port> {
+    core: &'a mut Core<P>,
+}
+
+/// Per-connection choices at `listen` and `connect`; `None` means the shard's default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConnOptions {
+    /// Nagle's algorithm (RFC 9293 3.7.4); `Some(false)` is TCP_NODELAY.
+    pub nagle: Option<bool>,
+    /// Largest payload of a segment, in bytes (TCP_MAXSEG).
+    pub mss: Option<u16>,
+    /// Receive buffer in bytes (SO_RCVBUF).
+    pub receive_buffer: Option<usize>,
+    /// Send buffer in bytes (SO_SNDBUF).
+    pub send_buffer: Option<usize>,
+}
+
+impl<'a, P: Port> Context<'a, P> {
+    pub(crate) fn new(core: &'a mut Core<P>) -> Self {
+        Self { core }
+    }
+
+    /// Time of this turn.
+    pub fn now(&self) -> Instant {
+        self.core.now
+    }
+
+    /// Which shard this is, from 0, and how many the engine has.
+    pub fn shard(&self) -> (u32, u32) {
+        (self.core.config.index, self.core.config.shards)
+    }
+
+    /// Accepts connections to `port` on every address of the device. Every shard of an engine
+    /// must listen for itself: a SYN is answered by the shard whose queue it reaches.
+    pub fn listen(&mut self, port: u16, options: ConnOptions) -> Result<ListenerId, ListenError> {
+        self.core.listen(port, options)
+    }
+
+    /// Stops accepting; established connections stay.
+    pub fn unlisten(&mut self, listener: ListenerId) {
+        self.core.unlisten(listener);
+    }
+
+    /// Begins a connection; `Connected`, `Unreachable` or `Closed` follows.
+    pub fn connect(
+        &mut self,
+        remote: SocketAddr,
+        options: ConnOptions,
+    ) -> Result<ConnId, ConnectError> {
+        self.core.connect(remote, options)
+    }
+
+    /// Copies and sums as much of `bytes` as the send buffer and the TX frames take. If that is
+    /// less than all, a `Writable` event follows when there is room.
+    pub fn send(&mut self, conn: ConnId, bytes: &[u8]) -> Result<usize, ConnError> {
+        self.core.send(conn, bytes)
+    }
+
+    /// The next bytes of the stream, lent where the NIC wrote them.
+    pub fn recv(&mut self, conn: ConnId) -> Result<Recv, ConnError> {
+        self.core.recv(conn)
+    }
+
+    /// Closes our direction after everything sent (FIN); the peer's stays readable.
+    pub fn shutdown(&mut self, conn: ConnId) -> Result<(), ConnError> {
+        self.core.shutdown(conn)
+    }
+
+    /// Closes both directions: FIN after everything sent, and what still arrives is not wanted.
+    /// `Closed` follows.
+    pub fn close(&mut self, conn: ConnId) -> Result<(), ConnError> {
+        self.core.close(conn)
+    }
+
+    /// Resets the connection at once (RST). `Closed` follows.
+    pub fn abort(&mut self, conn: ConnId) -> Result<(), ConnError> {
+        self.core.abort(conn)
+    }
+
+    /// Switches Nagle's algorithm.
+    pub fn set_nagle(&mut self, conn: ConnId, on: bool) -> Result<(), ConnError> {
+        self.core.set_nagle(conn, on)
+    }
+
+    /// Calls back with [`Event::Timer`](crate::service::Event::Timer) after `after`.
+    pub fn set_timer(&mut self, after: Duration, token: u64) {
+        self.core.set_service_timer(after, token);
+    }
+
+    /// State, RTT, windows, counters of a connection (like `TCP_INFO`).
+    pub fn info(&mut self, conn: ConnId) -> Result<Info, ConnError> {
+        self.core.info(conn)
+    }
+
+    /// Local and remote address and port of a connection.
+    pub fn addresses(&mut self, conn: ConnId) -> Result<(SocketAddr, SocketAddr), ConnError> {
+        self.core.addresses(conn)
+    }
+
+    /// Ends the shard: connections are closed, and reset if they are still open after the
+    /// configured linger time.
+    pub fn stop(&mut self) {
+        self.core.stop();
+    }
+}

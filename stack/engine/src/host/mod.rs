@@ -1,0 +1,45 @@
+//! Everything that the engine asks of the kernel beside moving packets.
+//!
+//! ```text
+//!                shard 0           shard 1                      bywash ss, bywash doctor
+//!                KernelRoutes      KernelRoutes                     |
+//!                   |  ^  resolve?    |  ^  Ready/Unreachable       |  one JSON line each way
+//!                   v  |  (channels)  v  |                          v
+//!                +--------------------------+             +-------------------+
+//!                | thread "bywash-host"     |  HostEvent  | thread            |
+//!                |  RTM_GETROUTE, GETNEIGH  | ----------> | "bywash-control"  |
+//!                |  NTF_USE; multicast      |   engine    | control.sock      |
+//!                +--------------------------+             +-------------------+
+//!                            | rtnetlink
+//!                     kernel: addresses, routes, ARP, ND, dummy sockets on our ports
+//! ```
+//!
+//! Addresses, routes, ARP, neighbour discovery and DHCP stay the kernel's. The engine asks for the
+//! kernel's own decision and listens for changes; it never decides where a packet goes by itself.
+//!
+//! - [`device`]: the network device that an engine drives, as it is at the start.
+//! - [`lock`]: one engine per device; the directory `/run/bywash/<key>/`.
+//! - [`path`]: what a shard needs to address a frame, and the trait by which it asks.
+//! - [`monitor`], [`routes`], [`neighbours`], [`netlink`]: the host thread and what it is made of.
+//! - [`ports`]: dummy kernel sockets that keep the kernel off our ports.
+//! - [`control`]: the control socket, both ends.
+//! - [`cores`]: which core a shard is pinned to.
+
+pub mod control;
+pub mod cores;
+pub mod device;
+pub mod lock;
+pub mod monitor;
+pub mod neighbours;
+pub mod netlink;
+pub mod path;
+pub mod ports;
+pub mod routes;
+
+pub use control::{ControlServer, EngineInfo};
+pub use device::{Device, DeviceError};
+pub use lock::{EngineLock, LockError};
+pub use monitor::{Host, HostError, HostEvent};
+pub use path::{Path, Resolution, Routes, StaticRoutes, Unreachable};
+pub use ports::{PortError, PortReservations, RangeReport};
+pub use routes::KernelRoutes;
