@@ -1,0 +1,100 @@
+//! What a connection is told at birth.
+
+use crate::time::Duration;
+
+/// Settings of a connection. The default is what Linux does by default, except where a field says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Largest payload without options that we can receive and send, in bytes: link MTU less 40 (IPv4) or 60 (IPv6).
+    /// Advertised in the MSS option (RFC 6691). Default 1460.
+    pub mss: u16,
+    /// Unread bytes we are willing to hold: the largest window advertised. Default 1 MiB.
+    pub receive_buffer: usize,
+    /// Payload handles we are willing to hold, in order and out of order together, whatever they carry. Default 4096.
+    pub receive_segments: usize,
+    /// Bytes accepted from the application and not yet acknowledged. Default 1 MiB.
+    pub send_buffer: usize,
+    /// Hold back a small segment while another small one is unacknowledged (RFC 9293 3.7.4, with Minshall's change,
+    /// as in Linux). Default on.
+    pub nagle: bool,
+    /// Longest delay of an acknowledgment (RFC 9293 3.8.6.3 allows 500 ms). Zero acknowledges at once. Default 40 ms.
+    pub delayed_ack: Duration,
+    /// Offer window scaling (RFC 7323 2); the shift follows from `receive_buffer`. Default on.
+    pub window_scale: bool,
+    /// Offer timestamps (RFC 7323 3). Default on.
+    pub timestamps: bool,
+    /// Offer selective acknowledgments (RFC 2018). Default on.
+    pub sack: bool,
+    /// Retransmission time-out before the first measurement (RFC 6298 2.1). Default 1 s.
+    pub initial_rto: Duration,
+    /// Least retransmission time-out. RFC 6298 2.4 says 1 s; 200 ms, as in Linux, is a recorded deviation.
+    pub rto_min: Duration,
+    /// Largest retransmission time-out, also after back-off. Default 120 s.
+    pub rto_max: Duration,
+    /// Least time between probes of a closed window, and the sender's SWS override time-out (RFC 9293 3.8.6.2.1 asks for
+    /// 0.1 to 1 s). Default 200 ms.
+    pub persist_min: Duration,
+    /// Largest time between probes of a closed window. Default 60 s.
+    pub persist_max: Duration,
+    /// Maximum segment lifetime: TIME-WAIT lasts twice this. RFC 9293 says 2 min; 30 s, as in Linux, is a recorded
+    /// deviation.
+    pub msl: Duration,
+    /// How long FIN-WAIT-2 lasts once nobody can read what the peer may still send. Default 60 s.
+    pub fin_wait_2: Duration,
+    /// Retransmissions of one segment before giving up. Default 15 (`tcp_retries2`), about 15 minutes.
+    pub retries: u8,
+    /// Retransmissions of a SYN or SYN-ACK before giving up. Default 6 (`tcp_syn_retries`), about 2 minutes.
+    pub syn_retries: u8,
+    /// Give up once data has waited this long for its acknowledgment (RFC 9293 3.9.1, RFC 5482). Default none.
+    pub user_timeout: Option<Duration>,
+    /// Probe an idle peer. Default off, as RFC 9293 3.8.4 demands.
+    pub keep_alive: Option<KeepAlive>,
+}
+
+/// When to probe an idle peer (RFC 9293 3.8.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Silence before the first probe. Default 2 h.
+    pub idle: Duration,
+    /// Time between probes. Default 75 s.
+    pub interval: Duration,
+    /// Unanswered probes before the connection is given up. Default 9.
+    pub probes: u8,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(7_200),
+            interval: Duration::from_secs(75),
+            probes: 9,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mss: 1460,
+            receive_buffer: 1 << 20,
+            receive_segments: 4096,
+            send_buffer: 1 << 20,
+            nagle: true,
+            delayed_ack: Duration::from_millis(40),
+            window_scale: true,
+            timestamps: true,
+            sack: true,
+            initial_rto: Duration::from_secs(1),
+            rto_min: Duration::from_millis(200),
+            rto_max: Duration::from_secs(120),
+            persist_min: Duration::from_millis(200),
+            persist_max: Duration::from_secs(60),
+            msl: Duration::from_secs(30),
+            fin_wait_2: Duration::from_secs(60),
+            retries: 15,
+            syn_retries: 6,
+            user_timeout: None,
+            keep_alive: None,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What a connection can say about itself, in the manner of Linux's `TCP_INFO`.
+
+use crate::state::State;
+
+/// What kept the last call of `poll_transmit` from sending more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LimitedBy {
+    /// There was nothing (more) to send, or Nagle's rule held the rest back.
+    #[default]
+    Application,
+    /// The congestion window was full.
+    CongestionWindow,
+    /// The peer's window was full.
+    ReceiveWindow,
+    /// The segment due for retransmission still lies in the transmit ring.
+    TransmitQueue,
+}
+
+/// A picture of one connection. Times in nanoseconds, sizes in bytes, counters since the connection was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// State of RFC 9293 3.3.2.
+    pub state: State,
+    /// Smoothed round-trip time; 0 before the first measurement.
+    pub rtt_ns: u64,
+    /// Its mean deviation.
+    pub rttvar_ns: u64,
+    /// Smallest round-trip time seen; 0 before the first measurement.
+    pub rtt_ns_min: u64,
+    /// Present retransmission time-out, back-off included.
+    pub rto_ns: u64,
+    /// Congestion window.
+    pub cwnd: u32,
+    /// Slow-start threshold; `u32::MAX` before the first loss.
+    pub ssthresh: u32,
+    /// Window the peer offers, scaled.
+    pub snd_wnd: u32,
+    /// Window we offer, scaled.
+    pub rcv_wnd: u32,
+    /// Payload of a full segment to the peer, less the options of every segment.
+    pub mss: u32,
+    /// Shift of the peer's windows.
+    pub snd_wscale: u8,
+    /// Shift of our windows.
+    pub rcv_wscale: u8,
+    /// Whether every segment carries timestamps.
+    pub timestamps: bool,
+    /// Whether we may send SACK blocks.
+    pub sack: bool,
+    /// Bytes sent and not acknowledged.
+    pub in_flight: u32,
+    /// Bytes accepted from the application and not yet sent.
+    pub unsent: u64,
+    /// Bytes received in order and not yet read.
+    pub unread: u64,
+    /// Payload bytes received in order.
+    pub bytes_in: u64,
+    /// Payload bytes sent, retransmissions not counted.
+    pub bytes_out: u64,
+    /// Payload bytes that the peer has acknowledged.
+    pub bytes_acked: u64,
+    /// Segments received.
+    pub segments_in: u64,
+    /// Segments sent, pure acknowledgments and retransmissions included.
+    pub segments_out: u64,
+    /// Segments sent again.
+    pub retransmissions: u64,
+    /// Times the retransmission timer ran out.
+    pub timeouts: u64,
+    /// Times fast recovery was entered.
+    pub fast_recoveries: u64,
+    /// Retransmissions put off because the segment's last transmission was not completed.
+    pub retransmit_blocked: u64,
+    /// Segments that could not be cut for lack of a frame; they are tried again.
+    pub split_failed: u64,
+    /// Segments received out of order.
+    pub out_of_order: u64,
+    /// Duplicate acknowledgments received.
+    pub dup_acks: u64,
+    /// Segments sent with SACK blocks.
+    pub sack_sent: u64,
+    /// Challenge ACKs sent (RFC 5961).
+    pub challenge_acks: u64,
+    /// Window probes sent.
+    pub window_probes: u64,
+    /// Small payloads copied behind their neighbour.
+    pub copied_small: u64,
+    /// Bytes delivered per second by the latest sample; 0 before the first.
+    pub delivery_rate: u64,
+    /// What keeps us from sending more.
+    pub limited_by: LimitedBy,
+}
