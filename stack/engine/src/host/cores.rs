@@ -51,24 +51,45 @@ pub enum CoreError {
 /// See [`CoreError`]; the caller's fault except `Unknown`.
 pub fn choose(shards: usize, named: Option<&[usize]>) -> Result<Vec<usize>, CoreError> {
     let allowed = core_affinity::get_core_ids().ok_or(CoreError::Unknown)?;
-    choose_from(allowed.into_iter().map(|core| core.id).collect(), shards, named)
+    choose_from(
+        allowed.into_iter().map(|core| core.id).collect(),
+        shards,
+        named,
+    )
 }
 
-fn choose_from(mut allowed: Vec<usize>, shards: usize, named: Option<&[usize]>) -> Result<Vec<usize>, CoreError> {
+fn choose_from(
+    mut allowed: Vec<usize>,
+    shards: usize,
+    named: Option<&[usize]>,
+) -> Result<Vec<usize>, CoreError> {
     allowed.sort_unstable();
     let Some(named) = named else {
         if shards > allowed.len() {
-            return Err(CoreError::TooFew { wanted: shards, available: allowed.len() });
+            return Err(CoreError::TooFew {
+                wanted: shards,
+                available: allowed.len(),
+            });
         }
         return Ok(allowed.into_iter().rev().take(shards).collect());
     };
     if named.len() < shards {
-        return Err(CoreError::TooFew { wanted: shards, available: named.len() });
+        return Err(CoreError::TooFew {
+            wanted: shards,
+            available: named.len(),
+        });
     }
     for (index, core) in named.iter().enumerate() {
         if !allowed.contains(core) {
-            let allowed = allowed.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-            return Err(CoreError::NotAllowed { core: *core, allowed });
+            let allowed = allowed
+                .iter()
+                .map(usize::to_string)
+                .collect::<Vec<_>>()
+                .join(", ");
+            return Err(CoreError::NotAllowed {
+                core: *core,
+                allowed,
+            });
         }
         if named[..index].contains(core) {
             return Err(CoreError::Twice { core: *core });
@@ -82,7 +103,11 @@ fn choose_from(mut allowed: Vec<usize>, shards: usize, named: Option<&[usize]>) 
 /// # Errors
 /// [`CoreError::Pin`] if the kernel refuses.
 pub fn pin(core: usize) -> Result<(), CoreError> {
-    if core_affinity::set_for_current(CoreId { id: core }) { Ok(()) } else { Err(CoreError::Pin { core }) }
+    if core_affinity::set_for_current(CoreId { id: core }) {
+        Ok(())
+    } else {
+        Err(CoreError::Pin { core })
+    }
 }
 
 #[cfg(test)]
@@ -97,11 +122,26 @@ mod tests {
     #[test]
     fn named_cores_keep_their_order_and_are_checked() {
         assert_eq!(choose_from(vec![0, 1, 2], 2, Some(&[0, 2])), Ok(vec![0, 2]));
-        assert_eq!(choose_from(vec![0, 1], 2, Some(&[1, 1])), Err(CoreError::Twice { core: 1 }));
+        assert_eq!(
+            choose_from(vec![0, 1], 2, Some(&[1, 1])),
+            Err(CoreError::Twice { core: 1 })
+        );
         let refused = choose_from(vec![0, 1], 1, Some(&[7]));
-        assert_eq!(refused, Err(CoreError::NotAllowed { core: 7, allowed: "0, 1".into() }));
+        assert_eq!(
+            refused,
+            Err(CoreError::NotAllowed {
+                core: 7,
+                allowed: "0, 1".into()
+            })
+        );
         let short = choose_from(vec![0, 1, 2], 2, Some(&[1]));
-        assert_eq!(short, Err(CoreError::TooFew { wanted: 2, available: 1 }));
+        assert_eq!(
+            short,
+            Err(CoreError::TooFew {
+                wanted: 2,
+                available: 1
+            })
+        );
     }
 
     #[test]
@@ -110,7 +150,10 @@ mod tests {
         std::thread::spawn(move || {
             pin(core).unwrap();
             assert_eq!(choose_from(vec![core], 1, None), Ok(vec![core]));
-            assert_eq!(core_affinity::get_core_ids().unwrap(), vec![CoreId { id: core }]);
+            assert_eq!(
+                core_affinity::get_core_ids().unwrap(),
+                vec![CoreId { id: core }]
+            );
         })
         .join()
         .unwrap();

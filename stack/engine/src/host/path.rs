@@ -107,7 +107,11 @@ impl StaticRoutes {
     /// No path yet; `sources` are the addresses that this end calls its own.
     #[must_use]
     pub fn new(sources: Vec<IpAddr>) -> Self {
-        Self { sources, default: None, paths: HashMap::new() }
+        Self {
+            sources,
+            default: None,
+            paths: HashMap::new(),
+        }
     }
 
     /// The path to every remote that has no entry of its own. `path.source` is replaced by the
@@ -131,9 +135,15 @@ impl Routes for StaticRoutes {
         if let Some(path) = self.paths.get(&remote) {
             return Resolution::Ready(*path);
         }
-        let source = self.sources.iter().find(|source| source.is_ipv4() == remote.is_ipv4());
+        let source = self
+            .sources
+            .iter()
+            .find(|source| source.is_ipv4() == remote.is_ipv4());
         match (self.default, source) {
-            (Some(path), Some(source)) => Resolution::Ready(Path { source: *source, ..path }),
+            (Some(path), Some(source)) => Resolution::Ready(Path {
+                source: *source,
+                ..path
+            }),
             _ => Resolution::Unreachable(Unreachable::NoRoute("static table has no entry".into())),
         }
     }
@@ -165,7 +175,10 @@ mod tests {
         let mut routes = StaticRoutes::new(vec!["192.0.2.1".parse().unwrap()])
             .with_default(path("0.0.0.0", 9))
             .with(near, path("192.0.2.7", 2));
-        assert_eq!(routes.resolve(near), Resolution::Ready(path("192.0.2.7", 2)));
+        assert_eq!(
+            routes.resolve(near),
+            Resolution::Ready(path("192.0.2.7", 2))
+        );
         let far = routes.resolve("198.51.100.1".parse().unwrap());
         assert_eq!(far, Resolution::Ready(path("192.0.2.1", 9)));
     }
@@ -175,6 +188,9 @@ mod tests {
         let mut routes =
             StaticRoutes::new(vec!["192.0.2.1".parse().unwrap()]).with_default(path("0.0.0.0", 9));
         let answer = routes.resolve("2001:db8::1".parse().unwrap());
-        assert!(matches!(answer, Resolution::Unreachable(Unreachable::NoRoute(_))), "{answer:?}");
+        assert!(
+            matches!(answer, Resolution::Unreachable(Unreachable::NoRoute(_))),
+            "{answer:?}"
+        );
     }
 }
