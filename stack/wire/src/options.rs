@@ -1,0 +1,317 @@
+//! TCP options: parsing what comes, writing what Linux would write.
+//!
+//! Options are a list of kind, length, value, where two kinds (end, no-operation) are a lone octet. A list is taken as Linux
+//! takes it: an unknown option, or a known one of the wrong length, is skipped by its length; a length below two or
+//! beyond the header ends the parsing, and the segment is kept with what was read until then. Dropping it would be
+//! no safer (the checksum was right, so the peer means it) and would let one odd middlebox end a connection. A repeated option counts as its last instance.
+//!
+//! MSS, window scale and SACK-permitted exist on SYN segments only (RFC 9293 3.2, RFC 7323 2.2, RFC 2018 2) and
+//! are ignored elsewhere, so that no later code has to remember that. Without SYN, SACK blocks are read; on SYN they are not.
+
+use core::fmt;
+
+use crate::SeqNumber;
+
+/// Octets that options may take: a data offset of 15 words, less the fixed header.
+pub const MAX_LEN: usize = 40;
+
+/// Largest window scale; a larger one counts as this (RFC 7323 2.3).
+pub const MAX_WINDOW_SCALE: u8 = 14;
+
+const END: u8 = 0;
+const NOP: u8 = 1;
+const MSS: u8 = 2;
+const WINDOW_SCALE: u8 = 3;
+const SACK_PERMITTED: u8 = 4;
+const SACK: u8 = 5;
+const TIMESTAMPS: u8 = 8;
+
+const MSS_LEN: usize = 4;
+const WINDOW_SCALE_LEN: usize = 3;
+const SACK_PERMITTED_LEN: usize = 2;
+const TIMESTAMPS_LEN: usize = 10;
+const SACK_BLOCK_LEN: usize = 8;
+/// NOP, NOP, kind, length.
+const SACK_HEAD_LEN: usize = 4;
+
+/// The timestamps option (RFC 7323 3.2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Timestamps {
+    /// TSval: the sender's clock.
+    pub value: u32,
+    /// TSecr: the clock value echoed. Means something only with the ACK flag.
+    pub echo: u32,
+}
+
+/// Up to four selectively acknowledged ranges `start..end` (RFC 2018 3), in the order of the option, in place.
+#[derive(Clone, Copy, Default)]
+pub struct SackBlocks {
+    blocks: [(SeqNumber, SeqNumber); Self::CAPACITY],
+    len: u8,
+}
+
+impl SackBlocks {
+    /// How many blocks an option can hold. Beside timestamps three fit, and [`emit`](crate::emit) writes the first three.
+    pub const CAPACITY: usize = 4;
+
+    /// No block.
+    pub const EMPTY: Self = Self {
+        blocks: [(SeqNumber::new(0), SeqNumber::new(0)); Self::CAPACITY],
+        len: 0,
+    };
+
+    /// Adds the block `start..end` behind the others. False, and nothing done, if there are four.
+    #[inline]
+    pub const fn push(&mut self, start: SeqNumber, end: SeqNumber) -> bool {
+        if self.len() == Self::CAPACITY {
+            return false;
+        }
+        self.blocks[self.len as usize] = (start, end);
+        self.len += 1;
+        true
+    }
+
+    /// How many blocks there are.
+    #[inline]
+    pub const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there is none.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The blocks, first one first: (first octet, octet behind the last).
+    #[inline]
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (SeqNumber, SeqNumber)> + '_ {
+        self.as_slice().iter().copied()
+    }
+
+    /// The blocks as they lie.
+    #[inline]
+    pub fn as_slice(&self) -> &[(SeqNumber, SeqNumber)] {
+        &self.blocks[..self.len()]
+    }
+}
+
+impl PartialEq for SackBlocks {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for SackBlocks {}
+
+impl fmt::Debug for SackBlocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.iter().map(|(start, end)| start..end))
+            .finish()
+    }
+}
+
+impl FromIterator<(SeqNumber, SeqNumber)> for SackBlocks {
+    /// The first four of `blocks`.
+    fn from_iter<I: IntoIterator<Item = (SeqNumber, SeqNumber)>>(blocks: I) -> Self {
+        let mut all = Self::EMPTY;
+        for (start, end) in blocks.into_iter().take(Self::CAPACITY) {
+            all.push(start, end);
+        }
+        all
+    }
+}
+
+/// The options of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// Maximum segment size, octets; never zero when parsed. On SYN only.
+    pub mss: Option<u16>,
+    /// Window scale, 0..=14 when parsed. On SYN only.
+    pub window_scale: Option<u8>,
+    /// The sender takes SACK blocks. On SYN only.
+    pub sack_permitted: bool,
+    /// Timestamps.
+    pub timestamps: Option<Timestamps>,
+    /// Selective acknowledgments.
+    pub sack: SackBlocks,
+}
+
+impl Options {
+    /// No option.
+    pub const NONE: Self = Self {
+        mss: None,
+        window_scale: None,
+        sack_permitted: false,
+        timestamps: None,
+        sack: SackBlocks::EMPTY,
+    };
+
+    /// Octets that [`emit`](crate::emit) writes for these options: 0..=40, a multiple of four.
+    #[inline]
+    pub const fn emitted_len(&self) -> usize {
+        let blocks = self.emitted_blocks();
+        self.len_before_sack()
+            + if blocks == 0 {
+                0
+            } else {
+                SACK_HEAD_LEN + blocks * SACK_BLOCK_LEN
+            }
+    }
+
+    /// Everything in front of the SACK blocks, padded.
+    #[inline]
+    const fn len_before_sack(&self) -> usize {
+        let mut len = 0;
+        if self.mss.is_some() {
+            len += MSS_LEN;
+        }
+        if self.timestamps.is_some() {
+            len += 12; // the two octets of padding are SACK-permitted's when that is sent too
+        } else if self.sack_permitted {
+            len += 4;
+        }
+        if self.window_scale.is_some() {
+            len += 4;
+        }
+        len
+    }
+
+    /// The blocks that there is room for.
+    #[inline]
+    const fn emitted_blocks(&self) -> usize {
+        let room = (MAX_LEN - self.len_before_sack() - SACK_HEAD_LEN) / SACK_BLOCK_LEN;
+        if self.sack.len() < room {
+            self.sack.len()
+        } else {
+            room
+        }
+    }
+
+    /// Parses the option octets of a header.
+    #[inline]
+    pub(crate) fn parse(list: &[u8], syn: bool) -> Self {
+        let mut options = Self::NONE;
+        // What nearly every segment of an established connection carries (RFC 7323 appendix A).
+        if let [NOP, NOP, TIMESTAMPS, 10, value @ ..] = list
+            && let [v0, v1, v2, v3, e0, e1, e2, e3] = *value
+        {
+            options.timestamps = Some(Timestamps {
+                value: u32::from_be_bytes([v0, v1, v2, v3]),
+                echo: u32::from_be_bytes([e0, e1, e2, e3]),
+            });
+            return options;
+        }
+        if !list.is_empty() {
+            options.parse_list(list, syn);
+        }
+        options
+    }
+
+    fn parse_list(&mut self, mut list: &[u8], syn: bool) {
+        while let [kind, rest @ ..] = list {
+            match *kind {
+                END => return,
+                NOP => list = rest,
+                kind => {
+                    let Some((value, behind)) = rest.split_first().and_then(|(&len, rest)| {
+                        rest.split_at_checked(usize::from(len).checked_sub(2)?)
+                    }) else {
+                        return; // a length that cannot be: keep what was read so far
+                    };
+                    self.take(kind, value, syn);
+                    list = behind;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, kind: u8, value: &[u8], syn: bool) {
+        match (kind, value) {
+            // An MSS of zero says nothing that could be obeyed.
+            (MSS, &[a, b]) if syn && [a, b] != [0, 0] => {
+                self.mss = Some(u16::from_be_bytes([a, b]))
+            }
+            // RFC 7323 2.3: a shift above 14 counts as 14.
+            (WINDOW_SCALE, &[shift]) if syn => {
+                self.window_scale = Some(shift.min(MAX_WINDOW_SCALE))
+            }
+            (SACK_PERMITTED, []) if syn => self.sack_permitted = true,
+            (TIMESTAMPS, &[v0, v1, v2, v3, e0, e1, e2, e3]) => {
+                self.timestamps = Some(Timestamps {
+                    value: u32::from_be_bytes([v0, v1, v2, v3]),
+                    echo: u32::from_be_bytes([e0, e1, e2, e3]),
+                });
+            }
+            (SACK, blocks) if !syn => {
+                let (blocks, []) = blocks.as_chunks::<SACK_BLOCK_LEN>() else {
+                    return;
+                };
+                self.sack = blocks
+                    .iter()
+                    .map(|&[s0, s1, s2, s3, e0, e1, e2, e3]| {
+                        (
+                            SeqNumber::new(u32::from_be_bytes([s0, s1, s2, s3])),
+                            SeqNumber::new(u32::from_be_bytes([e0, e1, e2, e3])),
+                        )
+                    })
+                    .collect();
+            }
+            _ => {}
+        }
+    }
+
+    /// Writes [`emitted_len`](Self::emitted_len) octets, which is all of `list`, in Linux's order (`tcp_options_write`):
+    /// MSS, SACK-permitted with timestamps, window scale, SACK blocks, each padded in front to a multiple of four.
+    #[inline]
+    pub(crate) fn write(&self, list: &mut [u8]) {
+        let mut list = list;
+        if let Some(mss) = self.mss {
+            let [a, b] = mss.to_be_bytes();
+            put(&mut list, [MSS, MSS_LEN as u8, a, b]);
+        }
+        if self.sack_permitted {
+            let option = [SACK_PERMITTED, SACK_PERMITTED_LEN as u8];
+            match self.timestamps {
+                Some(_) => put(&mut list, option),
+                None => put(&mut list, [NOP, NOP, option[0], option[1]]),
+            }
+        }
+        if let Some(Timestamps { value, echo }) = self.timestamps {
+            if !self.sack_permitted {
+                put(&mut list, [NOP, NOP]);
+            }
+            put(&mut list, [TIMESTAMPS, TIMESTAMPS_LEN as u8]);
+            put(&mut list, value.to_be_bytes());
+            put(&mut list, echo.to_be_bytes());
+        }
+        if let Some(shift) = self.window_scale {
+            put(
+                &mut list,
+                [NOP, WINDOW_SCALE, WINDOW_SCALE_LEN as u8, shift],
+            );
+        }
+        let blocks = self.emitted_blocks();
+        if blocks > 0 {
+            put(
+                &mut list,
+                [NOP, NOP, SACK, (2 + blocks * SACK_BLOCK_LEN) as u8],
+            );
+            for (start, end) in self.sack.iter().take(blocks) {
+                put(&mut list, start.raw().to_be_bytes());
+                put(&mut list, end.raw().to_be_bytes());
+            }
+        }
+    }
+}
+
+/// Writes `octets` at the front of `list` and steps behind them.
+#[inline]
+fn put<const N: usize>(list: &mut &mut [u8], octets: [u8; N]) {
+    let (front, behind) = core::mem::take(list)
+        .split_first_chunk_mut::<N>()
+        .expect("emitted_len counted it");
+    *front = octets;
+    *list = behind;
+}
