@@ -1,1 +1,42 @@
 //! AF_XDP sockets, rings and frames, and an in-memory wire with the same types.
+//!
+//! ```text
+//!            Umem: one memfd mapping, cut into chunks            Frame: the one token for a chunk
+//!   +--------------------------+---------------------------+
+//!   | RX chunks [0, rx_frames) | TX chunks                 |     free --refill--> kernel --receive--> Frame --drop--> free
+//!   +--------------------------+---------------------------+     free --alloc_tx-> Frame --transmit-> queued --reclaim-> free
+//!          ^            |            |             ^
+//!        fill ring   RX rings     TX ring    completion ring     XskPort: the kernel at the other end of the rings
+//!          |            v            v             |             MemoryPort: another port in the same thread
+//! ```
+//!
+//! Everything that is unsafe in Bywash lives in this crate: shared memory, ring memory, system calls. What it knows of a
+//! packet is an address and a length; Ethernet and TCP are other crates.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`region`] | the mapping, and leases: frames lent to other threads as plain data |
+//! | [`umem`] | who holds which chunk; the two-release rule; the ledger |
+//! | [`frame`] | the move-only 16-byte token |
+//! | [`port`] | what the engine sees of a queue |
+//! | [`memory`] | a wire in memory |
+
+pub mod config;
+pub mod error;
+pub mod frame;
+pub mod memory;
+pub mod port;
+pub mod region;
+pub mod statistics;
+pub mod umem;
+pub mod waker;
+
+pub use config::{BindMode, MemoryConfig, RingSizes, UmemConfig, XskConfig};
+pub use error::XskError;
+pub use frame::Frame;
+pub use memory::{Fate, MemoryPort};
+pub use port::Port;
+pub use region::{LeaseDesc, RegionView, RxLease};
+pub use statistics::{KernelStatistics, Statistics};
+pub use umem::{Ledger, LedgerError, Umem};
+pub use waker::Waker;
