@@ -1,0 +1,173 @@
+//! What the program in `bpf/demux.c` and this loader agree on, byte for byte: the Rust half of `bpf/abi.h`.
+//!
+//! Sizes and offsets are asserted on both sides at compile time; `tests/abi.rs` reads `abi.h` and compares names and values.
+
+use core::mem::{offset_of, size_of};
+use core::net::IpAddr;
+
+/// Version of maps and structs. A program of another version is never driven by this loader.
+pub const ABI_VERSION: u32 = 1;
+
+/// XSKMAP slots of one queue: primary, control and flow pools. A slot costs the kernel one pointer, so there are more than the
+/// 16 pools a shard makes by default.
+pub const SLOTS_PER_QUEUE: u32 = 256;
+
+/// Entries of the flow table for each queue. The table is preallocated (about 120 bytes an entry): only promoted and dedicated
+/// flows stand in it, one for each pool, and room for those that are leaving.
+pub const FLOWS_PER_QUEUE: u32 = 1024;
+
+/// Ring 0 of a queue: the shard's primary socket.
+pub const RING_PRIMARY: u32 = 0;
+
+/// Ring 1 of a queue: the control pool (SYNs to our listening ports). Flow pools follow from 2.
+pub const RING_CONTROL: u32 = 1;
+
+/// XSKMAP index of a queue's ring; `ring` is below [`SLOTS_PER_QUEUE`].
+pub const fn slot(queue: u32, ring: u32) -> u32 {
+    queue * SLOTS_PER_QUEUE + ring
+}
+
+/// Bit in a port's entry: SYNs to this TCP port go to the control pool.
+pub const PORT_TCP_LISTEN: u32 = 1;
+
+/// Bit in a port's entry: this TCP port is ours; segments that are no SYN to a listener go to the primary.
+pub const PORT_TCP_OURS: u32 = 2;
+
+/// Key of the flow table: what `Tuple` is to the stack, as bytes. `local` is the packet's destination.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Our address; IPv4 as `::ffff:a.b.c.d`.
+    pub local: [u8; 16],
+    /// The peer's address, in the same form.
+    pub remote: [u8; 16],
+    /// Our port, network byte order.
+    pub local_port: [u8; 2],
+    /// The peer's port, network byte order.
+    pub remote_port: [u8; 2],
+    /// VLAN identifier in host byte order; 0: untagged (or priority-tagged, which IEEE 802.1Q treats alike).
+    pub vlan: u16,
+    /// IP protocol number: 6.
+    pub protocol: u8,
+    /// Zero, as hash tables compare every byte.
+    pub padding: u8,
+}
+
+impl FlowKey {
+    /// The key of packets from `remote` to `local`; ports in host byte order.
+    pub fn new(
+        local: IpAddr,
+        local_port: u16,
+        remote: IpAddr,
+        remote_port: u16,
+        vlan: Option<u16>,
+        protocol: u8,
+    ) -> Self {
+        Self {
+            local: address_bytes(local),
+            remote: address_bytes(remote),
+            local_port: local_port.to_be_bytes(),
+            remote_port: remote_port.to_be_bytes(),
+            vlan: vlan.unwrap_or(0),
+            protocol,
+            padding: 0,
+        }
+    }
+
+    /// The 40 bytes as the kernel's hash table sees them.
+    pub fn to_bytes(&self) -> [u8; 40] {
+        let mut bytes = [0; 40];
+        bytes[0..16].copy_from_slice(&self.local);
+        bytes[16..32].copy_from_slice(&self.remote);
+        bytes[32..34].copy_from_slice(&self.local_port);
+        bytes[34..36].copy_from_slice(&self.remote_port);
+        bytes[36..38].copy_from_slice(&self.vlan.to_ne_bytes());
+        bytes[38] = self.protocol;
+        bytes
+    }
+}
+
+/// Where a flow's packets go.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowValue {
+    /// XSKMAP index, see [`slot`].
+    pub slot: u32,
+    /// The owner's count of the slot's re-use. The program does not read it: it is for whoever lists or repairs the table.
+    pub generation: u32,
+    /// Queue the slot's socket is bound to. A packet that arrives on another queue goes to that queue's primary instead.
+    pub queue: u32,
+}
+
+impl FlowValue {
+    /// The words of the map's value.
+    pub const fn to_words(self) -> [u32; 3] {
+        [self.slot, self.generation, self.queue]
+    }
+
+    /// The value from the map's words.
+    pub const fn from_words([slot, generation, queue]: [u32; 3]) -> Self {
+        Self {
+            slot,
+            generation,
+            queue,
+        }
+    }
+}
+
+/// The single entry of the `config` map. All zero (as created): nothing is ours and every packet passes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// [`ABI_VERSION`] once the loader has filled the entry.
+    pub abi_version: u32,
+    /// No flag is defined yet: zero.
+    pub flags: u32,
+    /// [`SLOTS_PER_QUEUE`].
+    pub slots_per_queue: u32,
+    /// Queues that have a shard: 0 up to `queues - 1`.
+    pub queues: u32,
+    /// First port of the range that is ours for active opens, host byte order.
+    pub local_port_first: u16,
+    /// Last port of that range. First beyond last, or both zero: no range.
+    pub local_port_last: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl Config {
+    /// The entry's bytes.
+    pub fn to_bytes(&self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        bytes[0..4].copy_from_slice(&self.abi_version.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&self.flags.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&self.slots_per_queue.to_ne_bytes());
+        bytes[12..16].copy_from_slice(&self.queues.to_ne_bytes());
+        bytes[16..18].copy_from_slice(&self.local_port_first.to_ne_bytes());
+        bytes[18..20].copy_from_slice(&self.local_port_last.to_ne_bytes());
+        bytes
+    }
+}
+
+/// An address as the maps hold it: IPv6, or IPv4 mapped to `::ffff:a.b.c.d`.
+pub fn address_bytes(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+// The same figures as the _Static_asserts of bpf/abi.h.
+const _: () = assert!(size_of::<FlowKey>() == 40);
+const _: () = assert!(offset_of!(FlowKey, remote) == 16);
+const _: () = assert!(offset_of!(FlowKey, local_port) == 32);
+const _: () = assert!(offset_of!(FlowKey, remote_port) == 34);
+const _: () = assert!(offset_of!(FlowKey, vlan) == 36);
+const _: () = assert!(offset_of!(FlowKey, protocol) == 38);
+const _: () = assert!(size_of::<FlowValue>() == 12);
+const _: () = assert!(offset_of!(FlowValue, generation) == 4);
+const _: () = assert!(offset_of!(FlowValue, queue) == 8);
+const _: () = assert!(size_of::<Config>() == 24);
+const _: () = assert!(offset_of!(Config, queues) == 12);
+const _: () = assert!(offset_of!(Config, local_port_first) == 16);
+const _: () = assert!(offset_of!(Config, local_port_last) == 18);

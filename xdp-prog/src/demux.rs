@@ -1,0 +1,413 @@
+//! The attached program: its maps, edited while it runs, and its clean end.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aya::maps::MapError;
+use nix::libc;
+
+use crate::abi::{
+    ABI_VERSION, Config, FLOWS_PER_QUEUE, FlowKey, FlowValue, PORT_TCP_LISTEN, PORT_TCP_OURS,
+    SLOTS_PER_QUEUE, address_bytes, slot,
+};
+use crate::attach::{self, Attachment};
+use crate::counter::Counter;
+use crate::error::{AttachError, DemuxError, DetachError, errno};
+use crate::object::{self, Maps};
+use crate::pin::Scope;
+
+/// How the program is wanted on the interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Native if the driver has it, else generic; [`Demux::mode`] tells which it became, and callers must show it.
+    #[default]
+    Auto,
+    /// In the driver, or an error.
+    Native,
+    /// In the kernel's generic receive path: slower, and works on every device.
+    Generic,
+}
+
+/// How the program runs, as the kernel reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AttachedMode {
+    /// In the driver.
+    Native,
+    /// In the kernel's generic receive path.
+    Generic,
+}
+
+impl AttachedMode {
+    /// `native` or `generic`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            AttachedMode::Native => "native",
+            AttachedMode::Generic => "generic",
+        }
+    }
+}
+
+/// What to attach, and where.
+#[derive(Clone, Debug)]
+pub struct AttachConfig {
+    /// The interface's name: for messages only.
+    pub interface: String,
+    /// The interface's index in this thread's network namespace: what is attached to.
+    pub ifindex: u32,
+    /// Absolute path for the engine's own bpffs: [`crate::pin::directory`] makes it from the engine's key.
+    pub pin_dir: PathBuf,
+    /// Queues 0 up to `queues - 1` have a shard. Packets of ours on other queues are dropped, counted as `drop-no-shard`.
+    pub queues: u32,
+    /// Native or generic.
+    pub mode: Mode,
+}
+
+/// The attached demultiplexer. All methods may be called from any thread.
+///
+/// [`Demux::detach`] or dropping the value removes program, pins and mount. A process that dies by SIGKILL leaves program and pinned
+/// link in place: packets of the dead engine's ports are then dropped (a PASS would let the kernel reset every peer), all others
+/// pass, and the next [`Demux::attach`] takes the link over.
+#[derive(Debug)]
+pub struct Demux {
+    state: Mutex<State>,
+    attachment: Option<Attachment>,
+    mode: AttachedMode,
+    took_over: bool,
+    scope: Scope,
+    queues: u32,
+}
+
+#[derive(Debug)]
+struct State {
+    maps: Maps,
+    config: Config,
+    ports: HashMap<u16, PortUse>,
+    vlans: Vec<u16>,
+}
+
+/// How many listeners and connections need a port to be ours.
+#[derive(Clone, Copy, Debug, Default)]
+struct PortUse {
+    listeners: u32,
+    holds: u32,
+}
+
+impl Demux {
+    /// Loads the program, attaches it to the interface and pins link and maps.
+    ///
+    /// Nothing is ours at first: every packet passes until addresses, ports and sockets are set. A link that a dead engine left is
+    /// taken over atomically (its maps are not: the sockets and connections that they named are gone).
+    pub fn attach(config: &AttachConfig) -> Result<Self, AttachError> {
+        let (maps, attachment) = attach::attach(config)?;
+        let (mode, took_over, scope) = attachment.outcome();
+        let demux = Self {
+            state: Mutex::new(State {
+                maps,
+                config: Config::default(),
+                ports: HashMap::new(),
+                vlans: Vec::new(),
+            }),
+            mode,
+            took_over,
+            scope,
+            queues: config.queues,
+            attachment: Some(attachment),
+        };
+        // From here on dropping `demux` cleans up.
+        demux.lock().write_config(Config {
+            abi_version: ABI_VERSION,
+            slots_per_queue: SLOTS_PER_QUEUE,
+            queues: config.queues,
+            ..Config::default()
+        })?;
+        Ok(demux)
+    }
+
+    /// The mode that the kernel reports.
+    pub fn mode(&self) -> AttachedMode {
+        self.mode
+    }
+
+    /// True if the link was that of an engine which had died.
+    pub fn took_over(&self) -> bool {
+        self.took_over
+    }
+
+    /// Whose mount namespace holds the pins.
+    pub fn pin_scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Puts an AF_XDP socket, bound to `queue` of this interface, into the queue's ring (0 primary, 1 control, 2.. flow pools).
+    pub fn set_socket(
+        &self,
+        queue: u32,
+        ring: u32,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), DemuxError> {
+        let index = self.index(queue, ring)?;
+        let mut state = self.lock();
+        let set = state.maps.xsks.set(index, socket.as_raw_fd(), 0);
+        set.map_err(failed("setting a socket", "xsks"))
+    }
+
+    /// Empties a ring's slot: packets for it are dropped from now on. Sockets that close leave their slots by themselves.
+    pub fn remove_socket(&self, queue: u32, ring: u32) -> Result<(), DemuxError> {
+        let index = self.index(queue, ring)?;
+        absent_is_fine(self.lock().maps.xsks.unset(index))
+            .map_err(failed("removing a socket", "xsks"))
+    }
+
+    /// Takes the port on all of our addresses: SYNs go to the control pool, other segments to the primary. Calls nest: one
+    /// [`Demux::unlisten`] for each.
+    pub fn listen(&self, port: u16) -> Result<(), DemuxError> {
+        self.lock().change_port(port, |uses| {
+            uses.listeners += 1;
+            true
+        })
+    }
+
+    /// Ends one [`Demux::listen`]. After the last one the port is the kernel's again, unless it is held.
+    pub fn unlisten(&self, port: u16) -> Result<(), DemuxError> {
+        self.lock().change_port(port, |uses| match uses.listeners {
+            0 => false,
+            _ => {
+                uses.listeners -= 1;
+                true
+            }
+        })
+    }
+
+    /// Keeps a port ours without a listener: for connections that outlive it. All segments go to the primary. Calls nest.
+    pub fn hold_port(&self, port: u16) -> Result<(), DemuxError> {
+        self.lock().change_port(port, |uses| {
+            uses.holds += 1;
+            true
+        })
+    }
+
+    /// Ends one [`Demux::hold_port`].
+    pub fn release_port(&self, port: u16) -> Result<(), DemuxError> {
+        self.lock().change_port(port, |uses| match uses.holds {
+            0 => false,
+            _ => {
+                uses.holds -= 1;
+                true
+            }
+        })
+    }
+
+    /// The range of local ports for active opens, or none. Segments to it that no other rule takes go to the primary.
+    pub fn set_local_ports(&self, range: Option<RangeInclusive<u16>>) -> Result<(), DemuxError> {
+        let (first, last) = match range {
+            Some(range) if *range.start() == 0 => return Err(DemuxError::PortZero),
+            Some(range) => range.into_inner(),
+            None => (0, 0),
+        };
+        let mut state = self.lock();
+        let config = Config {
+            local_port_first: first,
+            local_port_last: last,
+            ..state.config
+        };
+        state.write_config(config)
+    }
+
+    /// Makes a local address ours. Adding one twice is no error.
+    pub fn add_address(&self, address: IpAddr) -> Result<(), DemuxError> {
+        let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+        if address.is_unspecified() || address.is_multicast() || broadcast {
+            return Err(DemuxError::Address(address));
+        }
+        let mut state = self.lock();
+        let added = state.maps.addresses.insert(address_bytes(address), 1, 0);
+        added.map_err(full_or_failed(
+            "adding an address",
+            "addresses",
+            object::ADDRESSES,
+        ))
+    }
+
+    /// Gives a local address back to the kernel. Removing one that is not there is no error.
+    pub fn remove_address(&self, address: IpAddr) -> Result<(), DemuxError> {
+        absent_is_fine(self.lock().maps.addresses.remove(&address_bytes(address)))
+            .map_err(failed("removing an address", "addresses"))
+    }
+
+    /// The VLANs whose tagged frames are ours as well, in place of those set before. Untagged frames always are.
+    pub fn set_vlans(&self, vlans: &[u16]) -> Result<(), DemuxError> {
+        if let Some(&wrong) = vlans.iter().find(|vlan| !(1..=4094).contains(*vlan)) {
+            return Err(DemuxError::Vlan(wrong));
+        }
+        let mut state = self.lock();
+        let gone: Vec<u16> = state
+            .vlans
+            .iter()
+            .copied()
+            .filter(|old| !vlans.contains(old))
+            .collect();
+        for (vlan, ours) in gone
+            .iter()
+            .map(|vlan| (vlan, 0))
+            .chain(vlans.iter().map(|vlan| (vlan, 1)))
+        {
+            let set = state.maps.vlans.set(u32::from(*vlan), ours, 0);
+            set.map_err(failed("setting a VLAN", "vlans"))?;
+        }
+        state.vlans = vlans.to_vec();
+        Ok(())
+    }
+
+    /// Sends a flow's packets to a slot; an entry that exists is replaced. The flow's local port must be ours by
+    /// [`Demux::listen`], [`Demux::hold_port`] or the local range: the program looks at ports first.
+    pub fn insert_flow(&self, key: &FlowKey, value: FlowValue) -> Result<(), DemuxError> {
+        if value.queue >= self.queues || value.slot >= self.queues * SLOTS_PER_QUEUE {
+            return Err(DemuxError::Slot {
+                queue: value.queue,
+                ring: value.slot % SLOTS_PER_QUEUE,
+                queues: self.queues,
+            });
+        }
+        let mut state = self.lock();
+        let inserted = state.maps.flows.insert(key.to_bytes(), value.to_words(), 0);
+        inserted.map_err(full_or_failed(
+            "inserting a flow",
+            "flows",
+            self.queues * FLOWS_PER_QUEUE,
+        ))
+    }
+
+    /// Removes a flow: its packets go where the port's do. Removing one that is not there is no error.
+    pub fn remove_flow(&self, key: &FlowKey) -> Result<(), DemuxError> {
+        absent_is_fine(self.lock().maps.flows.remove(&key.to_bytes()))
+            .map_err(failed("removing a flow", "flows"))
+    }
+
+    /// The flow's entry, if there is one.
+    pub fn flow(&self, key: &FlowKey) -> Result<Option<FlowValue>, DemuxError> {
+        match self.lock().maps.flows.get(&key.to_bytes(), 0) {
+            Ok(words) => Ok(Some(FlowValue::from_words(words))),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("reading a flow", "flows")(error)),
+        }
+    }
+
+    /// Packets by verdict since the program was attached, summed over all CPUs, in the order of [`Counter::ALL`]. A system call for
+    /// each counter: for the control path.
+    pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, DemuxError> {
+        let state = self.lock();
+        let mut sums = Vec::with_capacity(Counter::ALL.len());
+        for &counter in Counter::ALL {
+            let values = state.maps.counters.get(&(counter as u32), 0);
+            let values = values.map_err(failed("reading a counter", "counters"))?;
+            sums.push((counter.name(), values.iter().sum()));
+        }
+        Ok(sums)
+    }
+
+    /// Detaches the program and removes pins, mount and directories. Returns once the kernel says that the program has gone.
+    pub fn detach(mut self) -> Result<(), DetachError> {
+        match self.attachment.take() {
+            Some(attachment) => attachment.remove(),
+            None => Ok(()),
+        }
+    }
+
+    fn index(&self, queue: u32, ring: u32) -> Result<u32, DemuxError> {
+        if queue < self.queues && ring < SLOTS_PER_QUEUE {
+            return Ok(slot(queue, ring));
+        }
+        Err(DemuxError::Slot {
+            queue,
+            ring,
+            queues: self.queues,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A thread that panicked here left maps that are still consistent: each change is one system call.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Demux {
+    fn drop(&mut self) {
+        if let Some(attachment) = self.attachment.take()
+            && let Err(error) = attachment.remove()
+        {
+            // Drop cannot return it; `detach` can.
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the XDP program was not removed cleanly"
+            );
+        }
+    }
+}
+
+impl State {
+    fn change_port(
+        &mut self,
+        port: u16,
+        change: impl FnOnce(&mut PortUse) -> bool,
+    ) -> Result<(), DemuxError> {
+        if port == 0 {
+            return Err(DemuxError::PortZero);
+        }
+        let mut uses = self.ports.get(&port).copied().unwrap_or_default();
+        if !change(&mut uses) {
+            return Err(DemuxError::PortNotOurs(port));
+        }
+        let bits = match (uses.listeners, uses.holds) {
+            (0, 0) => 0,
+            (0, _) => PORT_TCP_OURS,
+            _ => PORT_TCP_OURS | PORT_TCP_LISTEN,
+        };
+        let set = self.maps.ports.set(u32::from(port), bits, 0);
+        set.map_err(failed("setting a port", "ports"))?;
+        if bits == 0 {
+            self.ports.remove(&port);
+        } else {
+            self.ports.insert(port, uses);
+        }
+        Ok(())
+    }
+
+    fn write_config(&mut self, config: Config) -> Result<(), DemuxError> {
+        let set = self.maps.config.set(0, config.to_bytes(), 0);
+        set.map_err(failed("writing the configuration", "config"))?;
+        self.config = config;
+        Ok(())
+    }
+}
+
+fn failed(operation: &'static str, map: &'static str) -> impl FnOnce(MapError) -> DemuxError {
+    move |source| DemuxError::Map {
+        operation,
+        map,
+        source: Box::new(source),
+    }
+}
+
+/// A full hash table answers E2BIG.
+fn full_or_failed(
+    operation: &'static str,
+    map: &'static str,
+    entries: u32,
+) -> impl FnOnce(MapError) -> DemuxError {
+    move |error| match errno(&error) {
+        Some(libc::E2BIG) => DemuxError::Full { map, entries },
+        _ => failed(operation, map)(error),
+    }
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
+        Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(()),
+        result => result,
+    }
+}

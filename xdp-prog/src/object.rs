@@ -1,0 +1,124 @@
+//! The committed object, loaded: a program that is ready to attach, and its maps.
+
+use std::error::Error;
+
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, XskMap};
+use aya::programs::Xdp;
+use aya::{Ebpf, EbpfLoader};
+use nix::libc;
+
+use crate::abi::{FLOWS_PER_QUEUE, SLOTS_PER_QUEUE};
+use crate::error::{AttachError, errno};
+
+/// Built from `bpf/demux.c` by `cargo run -p bywash-xdp-compile`; its disassembly is beside it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/demux.bpf.o");
+
+/// Name of the program's function in `bpf/demux.c`.
+const PROGRAM: &str = "demux";
+
+/// Entries of the `addresses` map, as in `bpf/demux.c`.
+pub(crate) const ADDRESSES: u32 = 4096;
+
+/// The maps of `bpf/demux.c`. Keys and values are byte and word arrays: see `abi`.
+pub(crate) struct Maps {
+    pub(crate) flows: HashMap<MapData, [u8; 40], [u32; 3]>,
+    pub(crate) ports: Array<MapData, u32>,
+    pub(crate) addresses: HashMap<MapData, [u8; 16], u32>,
+    pub(crate) config: Array<MapData, [u8; 24]>,
+    pub(crate) vlans: Array<MapData, u32>,
+    pub(crate) xsks: XskMap<MapData>,
+    pub(crate) counters: PerCpuArray<MapData, u64>,
+}
+
+impl std::fmt::Debug for Maps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Maps").finish_non_exhaustive()
+    }
+}
+
+/// A loaded program with its maps still inside.
+pub(crate) struct Object {
+    ebpf: Ebpf,
+}
+
+impl Object {
+    /// Creates the maps, sized for `queues`, and loads the program. Nothing is attached yet.
+    pub(crate) fn load(queues: u32) -> Result<Self, AttachError> {
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("xsks", queues * SLOTS_PER_QUEUE)
+            .map_max_entries("flows", queues * FLOWS_PER_QUEUE)
+            .load(OBJECT)
+            .map_err(|error| load_error("creating its maps", error))?;
+        program(&mut ebpf)?
+            .load()
+            .map_err(|error| load_error("the verifier", error))?;
+        Ok(Self { ebpf })
+    }
+
+    /// The program, loaded.
+    pub(crate) fn program(&mut self) -> Result<&mut Xdp, AttachError> {
+        program(&mut self.ebpf)
+    }
+
+    /// Every map with its name, for pinning.
+    pub(crate) fn maps(&self) -> impl Iterator<Item = (&str, &Map)> {
+        self.ebpf.maps().filter(|(name, _)| !name.starts_with('.'))
+    }
+
+    /// Takes the maps out. The program stays loaded as long as its link lives.
+    pub(crate) fn into_maps(mut self) -> Result<Maps, AttachError> {
+        Ok(Maps {
+            flows: typed(&mut self.ebpf, "flows")?,
+            ports: typed(&mut self.ebpf, "ports")?,
+            addresses: typed(&mut self.ebpf, "addresses")?,
+            config: typed(&mut self.ebpf, "config")?,
+            vlans: typed(&mut self.ebpf, "vlans")?,
+            xsks: typed(&mut self.ebpf, "xsks")?,
+            counters: typed(&mut self.ebpf, "counters")?,
+        })
+    }
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, AttachError> {
+    let program = ebpf
+        .program_mut(PROGRAM)
+        .ok_or_else(|| load_error("finding the program", missing(PROGRAM)))?;
+    program
+        .try_into()
+        .map_err(|error| load_error("the program's type", error))
+}
+
+fn typed<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, AttachError>
+where
+    T: TryFrom<Map>,
+    T::Error: Error + Send + Sync + 'static,
+{
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| load_error("finding its maps", missing(name)))?;
+    T::try_from(map).map_err(|error| load_error("the layout of its maps", error))
+}
+
+fn missing(name: &str) -> std::io::Error {
+    std::io::Error::new(
+        std::io::ErrorKind::NotFound,
+        format!("the object has no `{name}`"),
+    )
+}
+
+fn load_error(step: &'static str, error: impl Error + Send + Sync + 'static) -> AttachError {
+    match errno(&error) {
+        Some(code @ (libc::EPERM | libc::EACCES))
+            if step != "the verifier" || code == libc::EPERM =>
+        {
+            AttachError::NotPrivileged {
+                operation: "loading the XDP program",
+                source: std::io::Error::from_raw_os_error(code),
+            }
+        }
+        _ => AttachError::Load {
+            step,
+            source: Box::new(error),
+        },
+    }
+}
