@@ -80,6 +80,15 @@ impl Sum {
         }
     }
 
+    /// From a sum of big-endian words of a string of even length.
+    #[inline]
+    pub(crate) const fn from_words(sum: u64) -> Self {
+        Self {
+            folded: fold(sum),
+            odd: false,
+        }
+    }
+
     /// From a sum of words that were loaded in native byte order.
     #[inline]
     const fn from_native(sum: u64, odd: bool) -> Self {
@@ -172,10 +181,7 @@ pub fn copy_and_sum(dst: &mut [u8], src: &[u8]) -> Sum {
 #[inline]
 pub fn pseudo_v4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, length: u16) -> Sum {
     let addresses = u64::from(source.to_bits()) + u64::from(destination.to_bits());
-    Sum {
-        folded: fold(addresses + u64::from(protocol) + u64::from(length)),
-        odd: false,
-    }
+    Sum::from_words(addresses + u64::from(protocol) + u64::from(length))
 }
 
 /// IPv6 pseudo header (RFC 8200 8.1): addresses, upper-layer `length` in octets, and protocol.
@@ -187,10 +193,7 @@ pub fn pseudo_v6(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, length: 
             sum += u64::from((address >> shift) as u32);
         }
     }
-    Sum {
-        folded: fold(sum),
-        odd: false,
-    }
+    Sum::from_words(sum)
 }
 
 /// The pseudo header of the addresses' family.

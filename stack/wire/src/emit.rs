@@ -7,7 +7,7 @@
 
 use core::net::IpAddr;
 
-use crate::checksum::{Sum, pseudo_header, sum};
+use crate::checksum::{Sum, pseudo_header};
 use crate::{Ecn, Link, Segment, Tuple, ethernet, ipv4, ipv6, tcp};
 
 /// Octets of all headers of a segment: Ethernet with tag, IP, TCP with options. 54..=118.
@@ -69,9 +69,9 @@ pub fn emit(
         }
         _ => panic!("a flow between two address families"),
     }
-    tcp::write(tcp, tuple.local_port, tuple.remote_port, segment);
+    let sum = tcp::write(tcp, tuple.local_port, tuple.remote_port, segment);
     let checksum = pseudo_header(tuple.local, tuple.remote, tuple.protocol, segment_len)
-        .then(sum(tcp))
+        .then(sum)
         .then(payload)
         .finish();
     tcp[16..18].copy_from_slice(&checksum.to_be_bytes());

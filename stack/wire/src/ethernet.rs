@@ -78,7 +78,7 @@ pub(crate) struct Parsed {
 }
 
 /// Parses the front of a frame.
-#[inline]
+#[inline(always)]
 pub(crate) fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     let Some((&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1], rest)) =
         frame.split_first_chunk::<HEADER_LEN>()

@@ -13,6 +13,7 @@ use core::ops::Range;
 use crate::checksum::sum;
 use crate::ip::Packet;
 use crate::tuple::PROTOCOL_TCP;
+use crate::words::Words;
 use crate::{DropReason, Ecn};
 
 /// Octets of a header without options.
@@ -23,7 +24,7 @@ const DONT_FRAGMENT: u16 = 0x4000;
 const FRAGMENT: u16 = 0x3fff;
 
 /// Parses the packet at the front of `bytes`; what lies behind its total length is Ethernet padding.
-#[inline]
+#[inline(always)]
 pub(crate) fn parse(bytes: &[u8]) -> Result<Packet, DropReason> {
     let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
         return Err(DropReason::FrameTooShort);
@@ -103,20 +104,13 @@ pub(crate) fn write(
     hop_limit: u8,
     total_len: usize,
 ) {
-    let header = header
-        .first_chunk_mut::<HEADER_LEN>()
-        .expect("room for an IPv4 header");
     let total_len = u16::try_from(total_len).expect("an IPv4 packet is at most 65535 octets");
-    header[0] = 0x45;
-    header[1] = ecn.bits();
-    header[2..4].copy_from_slice(&total_len.to_be_bytes());
-    header[4..6].copy_from_slice(&[0, 0]);
-    header[6..8].copy_from_slice(&DONT_FRAGMENT.to_be_bytes());
-    header[8] = hop_limit;
-    header[9] = PROTOCOL_TCP;
-    header[10..12].copy_from_slice(&[0, 0]);
-    header[12..16].copy_from_slice(&source.octets());
-    header[16..20].copy_from_slice(&destination.octets());
-    let checksum = sum(header).finish();
+    let mut words = Words::new(header);
+    words.put_halves(0x4500 | u16::from(ecn.bits()), total_len);
+    words.put_halves(0, DONT_FRAGMENT);
+    words.put_halves(u16::from(hop_limit) << 8 | u16::from(PROTOCOL_TCP), 0);
+    words.put(source.to_bits());
+    words.put(destination.to_bits());
+    let checksum = words.sum().finish();
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
 }

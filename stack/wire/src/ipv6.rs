@@ -28,7 +28,7 @@ const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 
 /// Parses the packet at the front of `bytes`; what lies behind its payload length is Ethernet padding.
-#[inline]
+#[inline(always)]
 pub(crate) fn parse(bytes: &[u8]) -> Result<Packet, DropReason> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else {
         return Err(DropReason::FrameTooShort);

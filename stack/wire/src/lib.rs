@@ -28,6 +28,7 @@ mod seq;
 pub mod tcp;
 mod tuple;
 mod vlan;
+mod words;
 
 pub use decode::{ChecksumPolicy, Decoded, decode};
 pub use drop_reason::DropReason;

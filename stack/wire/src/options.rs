@@ -11,6 +11,7 @@
 use core::fmt;
 
 use crate::SeqNumber;
+use crate::words::Words;
 
 /// Octets that options may take: a data offset of 15 words, less the fixed header.
 pub const MAX_LEN: usize = 40;
@@ -190,7 +191,7 @@ impl Options {
     }
 
     /// Parses the option octets of a header.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn parse(list: &[u8], syn: bool) -> Self {
         let mut options = Self::NONE;
         // What nearly every segment of an established connection carries (RFC 7323 appendix A).
@@ -262,56 +263,52 @@ impl Options {
         }
     }
 
-    /// Writes [`emitted_len`](Self::emitted_len) octets, which is all of `list`, in Linux's order (`tcp_options_write`):
-    /// MSS, SACK-permitted with timestamps, window scale, SACK blocks, each padded in front to a multiple of four.
+    /// Writes [`emitted_len`](Self::emitted_len) octets in Linux's order (`tcp_options_write`): MSS, SACK-permitted with
+    /// timestamps, window scale, SACK blocks, each padded in front to a multiple of four.
     #[inline]
-    pub(crate) fn write(&self, list: &mut [u8]) {
-        let mut list = list;
+    pub(crate) fn write(&self, words: &mut Words<'_>) {
         if let Some(mss) = self.mss {
-            let [a, b] = mss.to_be_bytes();
-            put(&mut list, [MSS, MSS_LEN as u8, a, b]);
+            words.put(word(MSS, MSS_LEN, 0, 0) | u32::from(mss));
         }
-        if self.sack_permitted {
-            let option = [SACK_PERMITTED, SACK_PERMITTED_LEN as u8];
-            match self.timestamps {
-                Some(_) => put(&mut list, option),
-                None => put(&mut list, [NOP, NOP, option[0], option[1]]),
+        match (self.timestamps, self.sack_permitted) {
+            (Some(Timestamps { value, echo }), sack_permitted) => {
+                words.put(if sack_permitted {
+                    word(
+                        SACK_PERMITTED,
+                        SACK_PERMITTED_LEN,
+                        TIMESTAMPS,
+                        TIMESTAMPS_LEN,
+                    )
+                } else {
+                    word(NOP, NOP.into(), TIMESTAMPS, TIMESTAMPS_LEN)
+                });
+                words.put(value);
+                words.put(echo);
             }
-        }
-        if let Some(Timestamps { value, echo }) = self.timestamps {
-            if !self.sack_permitted {
-                put(&mut list, [NOP, NOP]);
-            }
-            put(&mut list, [TIMESTAMPS, TIMESTAMPS_LEN as u8]);
-            put(&mut list, value.to_be_bytes());
-            put(&mut list, echo.to_be_bytes());
+            (None, true) => words.put(word(NOP, NOP.into(), SACK_PERMITTED, SACK_PERMITTED_LEN)),
+            (None, false) => {}
         }
         if let Some(shift) = self.window_scale {
-            put(
-                &mut list,
-                [NOP, WINDOW_SCALE, WINDOW_SCALE_LEN as u8, shift],
-            );
+            words.put(word(
+                NOP,
+                WINDOW_SCALE.into(),
+                WINDOW_SCALE_LEN as u8,
+                shift.into(),
+            ));
         }
         let blocks = self.emitted_blocks();
         if blocks > 0 {
-            put(
-                &mut list,
-                [NOP, NOP, SACK, (2 + blocks * SACK_BLOCK_LEN) as u8],
-            );
+            words.put(word(NOP, NOP.into(), SACK, 2 + blocks * SACK_BLOCK_LEN));
             for (start, end) in self.sack.iter().take(blocks) {
-                put(&mut list, start.raw().to_be_bytes());
-                put(&mut list, end.raw().to_be_bytes());
+                words.put(start.raw());
+                words.put(end.raw());
             }
         }
     }
 }
 
-/// Writes `octets` at the front of `list` and steps behind them.
-#[inline]
-fn put<const N: usize>(list: &mut &mut [u8], octets: [u8; N]) {
-    let (front, behind) = core::mem::take(list)
-        .split_first_chunk_mut::<N>()
-        .expect("emitted_len counted it");
-    *front = octets;
-    *list = behind;
+/// Four octets in the order of the wire; those that may be lengths are taken as such.
+#[inline(always)]
+const fn word(a: u8, b: usize, c: u8, d: usize) -> u32 {
+    u32::from_be_bytes([a, b as u8, c, d as u8])
 }

@@ -15,6 +15,8 @@
 use core::fmt;
 use core::ops::{BitOr, BitOrAssign};
 
+use crate::checksum::Sum;
+use crate::words::Words;
 use crate::{DropReason, Options, SeqNumber};
 
 /// Octets of a TCP header without options.
@@ -169,7 +171,7 @@ pub(crate) struct Parsed {
 }
 
 /// Parses a TCP segment that fills `bytes`.
-#[inline]
+#[inline(always)]
 pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, DropReason> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else {
         return Err(DropReason::BadDataOffset);
@@ -202,23 +204,27 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, DropReason> {
     })
 }
 
-/// Writes header and options into `header`, which has exactly `segment.header_len()` octets; the checksum field is zero.
+/// Writes header and options into `header`, which has exactly `segment.header_len()` octets, and returns their sum. The
+/// checksum field, octets 16 and 17, is zero.
 #[inline]
-pub(crate) fn write(header: &mut [u8], source_port: u16, destination_port: u16, segment: &Segment) {
-    let header_len = header.len();
-    let (fixed, options) = header
-        .split_first_chunk_mut::<HEADER_LEN>()
-        .expect("room for a TCP header");
-    fixed[0..2].copy_from_slice(&source_port.to_be_bytes());
-    fixed[2..4].copy_from_slice(&destination_port.to_be_bytes());
-    fixed[4..8].copy_from_slice(&segment.seq.raw().to_be_bytes());
-    fixed[8..12].copy_from_slice(&segment.ack.raw().to_be_bytes());
-    fixed[12] = ((header_len / 4) as u8) << 4;
-    fixed[13] = segment.flags.bits();
-    fixed[14..16].copy_from_slice(&segment.window.to_be_bytes());
-    fixed[16..18].copy_from_slice(&[0, 0]);
-    fixed[18..20].copy_from_slice(&segment.urgent.to_be_bytes());
-    segment.options.write(options);
+pub(crate) fn write(
+    header: &mut [u8],
+    source_port: u16,
+    destination_port: u16,
+    segment: &Segment,
+) -> Sum {
+    let data_offset = (header.len() / 4) as u16;
+    let mut words = Words::new(header);
+    words.put_halves(source_port, destination_port);
+    words.put(segment.seq.raw());
+    words.put(segment.ack.raw());
+    words.put_halves(
+        data_offset << 12 | u16::from(segment.flags.bits()),
+        segment.window,
+    );
+    words.put_halves(0, segment.urgent);
+    segment.options.write(&mut words);
+    words.sum()
 }
 
 #[cfg(test)]
