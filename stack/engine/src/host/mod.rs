@@ -25,10 +25,16 @@
 //! - [`control`]: the control socket, both ends.
 //! - [`cores`]: which core a shard is pinned to.
 
+pub mod control;
 pub mod cores;
 pub mod device;
+pub mod lock;
 pub mod netlink;
 pub mod path;
+pub mod ports;
 
+pub use control::{ControlServer, EngineInfo};
 pub use device::{Device, DeviceError};
+pub use lock::{EngineLock, LockError};
 pub use path::{Path, Resolution, Routes, StaticRoutes, Unreachable};
+pub use ports::{PortError, PortReservations, RangeReport};
