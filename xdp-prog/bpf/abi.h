@@ -16,7 +16,7 @@
 
 /* Addresses are IPv6, or IPv4 mapped to ::ffff:a.b.c.d. Local is the packet's destination. */
 struct bywash_address {
-	__u8 bytes[16];
+	__be32 words[4];
 };
 
 struct bywash_flow_key {
@@ -48,6 +48,7 @@ struct bywash_config {
 
 /* Index into the `counters` map: one for each verdict. src/counter.rs says what each means. */
 enum bywash_counter {
+	/* The kernel's. */
 	PASS_NOT_IP = 0,
 	PASS_GROUP_MAC = 1,
 	PASS_VLAN_FOREIGN = 2,
@@ -58,11 +59,13 @@ enum bywash_counter {
 	PASS_MALFORMED_IP = 7,
 	PASS_EXTENSIONS = 8,
 	PASS_FRAGMENT = 9,
+	/* Into a socket of ours. */
 	REDIRECT_FLOW = 10,
 	REDIRECT_OTHER_QUEUE = 11,
 	REDIRECT_SYN = 12,
 	REDIRECT_PORT = 13,
 	REDIRECT_LOCAL_RANGE = 14,
+	/* Ours, and thrown away. */
 	DROP_EMPTY_SLOT = 15,
 	DROP_NO_SHARD = 16,
 	DROP_FIRST_FRAGMENT = 17,

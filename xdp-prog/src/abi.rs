@@ -1,4 +1,4 @@
-//! What the program in `bpf/demux.c` and this loader agree on, byte for byte: the Rust half of `bpf/abi.h`.
+//! What the program in `bpf/demux.bpf.c` and this loader agree on, byte for byte: the Rust half of `bpf/abi.h`.
 //!
 //! Sizes and offsets are asserted on both sides at compile time; `tests/abi.rs` reads `abi.h` and compares names and values.
 

@@ -1,7 +1,7 @@
 //! Loader and map ABI of the XDP demultiplexer.
 //!
 //! ```text
-//!            bpf/demux.c  (committed compiled: bpf/demux.bpf.o)
+//!            bpf/demux.bpf.c  (committed compiled: bpf/demux.bpf.o)
 //! NIC queue ──> XDP ──┬── not ours ───────────> PASS: the kernel's
 //!                     ├── a flow of ours ─────> its slot       ┐
 //!                     ├── SYN to a listener ──> control slot   ├ XSKMAP -> AF_XDP socket

@@ -10,16 +10,16 @@ use nix::libc;
 use crate::abi::{FLOWS_PER_QUEUE, SLOTS_PER_QUEUE};
 use crate::error::{AttachError, errno};
 
-/// Built from `bpf/demux.c` by `cargo run -p bywash-xdp-compile`; its disassembly is beside it.
+/// Built from `bpf/demux.bpf.c` by `cargo run -p bywash-xdp-compile`; its disassembly is beside it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/demux.bpf.o");
 
-/// Name of the program's function in `bpf/demux.c`.
+/// Name of the program's function in `bpf/demux.bpf.c`.
 const PROGRAM: &str = "demux";
 
-/// Entries of the `addresses` map, as in `bpf/demux.c`.
+/// Entries of the `addresses` map, as in `bpf/demux.bpf.c`.
 pub(crate) const ADDRESSES: u32 = 4096;
 
-/// The maps of `bpf/demux.c`. Keys and values are byte and word arrays: see `abi`.
+/// The maps of `bpf/demux.bpf.c`. Keys and values are byte and word arrays: see `abi`.
 pub(crate) struct Maps {
     pub(crate) flows: HashMap<MapData, [u8; 40], [u32; 3]>,
     pub(crate) ports: Array<MapData, u32>,
