@@ -7,6 +7,7 @@
 use core::time::Duration;
 
 use crate::error::XskError;
+use crate::socket::KERNEL_TX_BUDGET;
 
 /// How a UMEM is cut up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,6 +172,14 @@ impl XskConfig {
                     "ring size {name} = {size} is not a power of two"
                 )));
             }
+        }
+        if let Some(budget) = self.tx_budget
+            && !(KERNEL_TX_BUDGET..=rings.tx).contains(&budget)
+        {
+            let range = format!("{KERNEL_TX_BUDGET}..={} (the TX ring)", rings.tx);
+            return Err(XskError::Config(format!(
+                "tx_budget {budget} is not in {range}"
+            )));
         }
         if self.tx_outstanding_max == Some(0) {
             return Err(XskError::Config(

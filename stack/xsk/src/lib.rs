@@ -18,7 +18,10 @@
 //! | [`region`] | the mapping, and leases: frames lent to other threads as plain data |
 //! | [`umem`] | who holds which chunk; the two-release rule; the ledger |
 //! | [`frame`] | the move-only 16-byte token |
+//! | `ring` | producer and consumer cursors, written once for all four rings |
+//! | `socket` | one AF_XDP socket: options, mappings, bind |
 //! | [`port`] | what the engine sees of a queue |
+//! | [`xsk_port`] | a queue of a device |
 //! | [`memory`] | a wire in memory |
 
 pub mod config;
@@ -27,9 +30,12 @@ pub mod frame;
 pub mod memory;
 pub mod port;
 pub mod region;
+mod ring;
+mod socket;
 pub mod statistics;
 pub mod umem;
 pub mod waker;
+pub mod xsk_port;
 
 pub use config::{BindMode, MemoryConfig, RingSizes, UmemConfig, XskConfig};
 pub use error::XskError;
@@ -37,6 +43,8 @@ pub use frame::Frame;
 pub use memory::{Fate, MemoryPort};
 pub use port::Port;
 pub use region::{LeaseDesc, RegionView, RxLease};
+pub use socket::Mode;
 pub use statistics::{KernelStatistics, Statistics};
 pub use umem::{Ledger, LedgerError, Umem};
 pub use waker::Waker;
+pub use xsk_port::{TxBudget, XskPort};

@@ -176,6 +176,20 @@ impl Umem {
         ))
     }
 
+    /// A free RX frame with an empty window at its start: for packets that come by another way than a ring, such as from
+    /// another queue's engine. `None`: none is free now.
+    pub fn alloc_rx(self: &Rc<Self>) -> Option<Frame> {
+        let chunk = self.rx_free.pop()?;
+        self.set(chunk, TOKEN);
+        Some(Frame::new(Rc::clone(self), chunk, 0, 0))
+    }
+
+    /// RX chunks that are neither free nor with the kernel: applications, queues and leases hold them.
+    pub fn rx_held(&self) -> usize {
+        let kernel = self.held_by[holder::FILL].get();
+        (self.config.rx_frames - kernel) as usize - self.rx_free()
+    }
+
     /// Free RX chunks: those that `refill` has not given to the kernel.
     pub fn rx_free(&self) -> usize {
         self.rx_free.len.get() as usize
