@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use crate::checksum::{pseudo_header, sum};
 use crate::tuple::PROTOCOL_TCP;
-use crate::{DropReason, Ecn, MacAddr, Segment, Tuple, ethernet, ipv4, ipv6, tcp};
+use crate::{DropReason, Ecn, Flags, MacAddr, Options, Segment, Tuple, ethernet, ipv4, ipv6, tcp};
 
 /// How the TCP checksum of received segments is judged. The IPv4 header's checksum is always verified.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -71,7 +71,8 @@ pub fn decode(frame: &[u8], policy: ChecksumPolicy) -> Result<Decoded, DropReaso
     if header.source_port == 0 || header.destination_port == 0 {
         return Err(DropReason::PortZero);
     }
-    Ok(Decoded {
+    // Built where the caller wants it: a move of the finished value would be a copy that waits for all these stores.
+    let mut decoded = Ok(Decoded {
         source_mac: link.source,
         destination_mac: link.destination,
         tuple: Tuple {
@@ -90,5 +91,10 @@ pub fn decode(frame: &[u8], policy: ChecksumPolicy) -> Result<Decoded, DropReaso
         },
         segment: header.segment,
         partial_checksum,
-    })
+    });
+    if let (Some(list), Ok(decoded)) = (header.unusual_options, &mut decoded) {
+        let syn = decoded.segment.flags.contains(Flags::SYN);
+        decoded.segment.options = Options::parse(list, syn);
+    }
+    decoded
 }

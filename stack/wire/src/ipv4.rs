@@ -70,7 +70,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Packet, DropReason> {
 
 /// RFC 1122 3.2.1.3 says which addresses may stand where; RFC 9293 3.9.2.3 keeps TCP to unicast. A packet to its own
 /// sender is the LAND attack, and never comes from a wire.
-#[inline]
+#[inline(always)]
 fn check_addresses(source: Ipv4Addr, destination: Ipv4Addr) -> Result<(), DropReason> {
     if not_unicast(source) || source == destination {
         return Err(DropReason::BadSourceAddress);

@@ -190,42 +190,44 @@ impl Options {
         }
     }
 
-    /// Parses the option octets of a header.
+    /// The options of nearly every segment of an established connection: none, or timestamps as RFC 7323 appendix A
+    /// aligns them. `None`: the list is another one, and [`parse`](Self::parse) must walk it.
     #[inline(always)]
-    pub(crate) fn parse(list: &[u8], syn: bool) -> Self {
-        let mut options = Self::NONE;
-        // What nearly every segment of an established connection carries (RFC 7323 appendix A).
-        if let [NOP, NOP, TIMESTAMPS, 10, value @ ..] = list
-            && let [v0, v1, v2, v3, e0, e1, e2, e3] = *value
-        {
-            options.timestamps = Some(Timestamps {
-                value: u32::from_be_bytes([v0, v1, v2, v3]),
-                echo: u32::from_be_bytes([e0, e1, e2, e3]),
-            });
-            return options;
+    pub(crate) fn parse_usual(list: &[u8]) -> Option<Self> {
+        match *list {
+            [] => Some(Self::NONE),
+            [NOP, NOP, TIMESTAMPS, 10, v0, v1, v2, v3, e0, e1, e2, e3] => {
+                let value = u32::from_be_bytes([v0, v1, v2, v3]);
+                let echo = u32::from_be_bytes([e0, e1, e2, e3]);
+                Some(Self {
+                    timestamps: Some(Timestamps { value, echo }),
+                    ..Self::NONE
+                })
+            }
+            _ => None,
         }
-        if !list.is_empty() {
-            options.parse_list(list, syn);
-        }
-        options
     }
 
-    fn parse_list(&mut self, mut list: &[u8], syn: bool) {
+    /// Parses the option octets of a header.
+    #[inline(never)]
+    pub(crate) fn parse(mut list: &[u8], syn: bool) -> Self {
+        let mut options = Self::NONE;
         while let [kind, rest @ ..] = list {
             match *kind {
-                END => return,
+                END => break,
                 NOP => list = rest,
                 kind => {
                     let Some((value, behind)) = rest.split_first().and_then(|(&len, rest)| {
                         rest.split_at_checked(usize::from(len).checked_sub(2)?)
                     }) else {
-                        return; // a length that cannot be: keep what was read so far
+                        break; // a length that cannot be: keep what was read so far
                     };
-                    self.take(kind, value, syn);
+                    options.take(kind, value, syn);
                     list = behind;
                 }
             }
         }
+        options
     }
 
     fn take(&mut self, kind: u8, value: &[u8], syn: bool) {

@@ -163,16 +163,20 @@ impl Segment {
 }
 
 /// What a TCP header says. `payload_len` is right; the checksum is not looked at.
-pub(crate) struct Parsed {
+pub(crate) struct Parsed<'a> {
     pub(crate) source_port: u16,
     pub(crate) destination_port: u16,
     pub(crate) checksum: u16,
+    /// Complete but for `options` where those are unusual.
     pub(crate) segment: Segment,
+    /// An option list that is neither empty nor timestamps alone, and is to be parsed into its final place: building the options
+    /// on the way and moving them costs more than the rest of the header (wide loads over narrow stores wait).
+    pub(crate) unusual_options: Option<&'a [u8]>,
 }
 
 /// Parses a TCP segment that fills `bytes`.
 #[inline(always)]
-pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, DropReason> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, DropReason> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else {
         return Err(DropReason::BadDataOffset);
     };
@@ -183,7 +187,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, DropReason> {
     let Some((options, payload)) = rest.split_at_checked(options_len) else {
         return Err(DropReason::BadDataOffset);
     };
-    let flags = Flags::from_bits(header[13]);
+    let usual = Options::parse_usual(options);
     Ok(Parsed {
         source_port: u16::from_be_bytes([header[0], header[1]]),
         destination_port: u16::from_be_bytes([header[2], header[3]]),
@@ -195,12 +199,13 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, DropReason> {
             ack: SeqNumber::new(u32::from_be_bytes([
                 header[8], header[9], header[10], header[11],
             ])),
-            flags,
+            flags: Flags::from_bits(header[13]),
             window: u16::from_be_bytes([header[14], header[15]]),
             urgent: u16::from_be_bytes([header[18], header[19]]),
-            options: Options::parse(options, flags.contains(Flags::SYN)),
+            options: usual.unwrap_or_default(),
             payload_len: payload.len(),
         },
+        unusual_options: if usual.is_none() { Some(options) } else { None },
     })
 }
 

@@ -16,6 +16,7 @@ const SERVICE: u16 = 0x1000;
 
 impl VlanId {
     /// A VLAN of 802.1Q (customer) tags. `None` unless 1..=4094: 0 means "no VLAN", 4095 is reserved (802.1Q table 9-2).
+    #[inline]
     pub const fn new(id: u16) -> Option<Self> {
         match NonZeroU16::new(id) {
             Some(id) if id.get() <= 4094 => Some(Self(id)),
@@ -24,6 +25,7 @@ impl VlanId {
     }
 
     /// The VLAN of 802.1ad (service) tags with this identifier.
+    #[inline]
     #[must_use]
     pub const fn service(self) -> Self {
         Self(NonZeroU16::new(self.0.get() | SERVICE).expect("a bit is set"))

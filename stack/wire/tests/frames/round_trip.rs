@@ -58,11 +58,12 @@ proptest! {
         let start = case.link.header_len() + if case.tuple.is_v4() { 20 } else { 40 };
         let length = frame.len() - start;
         let pseudo = bywash_wire::checksum::pseudo_header(case.tuple.local, case.tuple.remote, 6, length).partial();
+        // One segment in 65536 has this sum as its right checksum.
+        prop_assume!(frame[start + 16..start + 18] != pseudo.to_be_bytes());
         frame[start + 16..start + 18].copy_from_slice(&pseudo.to_be_bytes());
         let decoded = decode(&frame, ChecksumPolicy::FullOrPseudo).expect("the pseudo header's sum is enough");
         prop_assert!(decoded.partial_checksum);
         prop_assert!(!decode(&frame, ChecksumPolicy::Trusted).unwrap().partial_checksum);
-        // A segment whose right checksum happens to be the pseudo header's sum is one in 65536; no seed of ours has met one.
         prop_assert_eq!(decode(&frame, ChecksumPolicy::Full), Err(DropReason::BadTcpChecksum));
 
         let mut full = case.frame(0);
