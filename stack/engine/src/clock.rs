@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use bywash_tcp::Instant;
+use bywash_tcp::time::Instant;
 
 /// Monotonic time.
 pub trait Clock {

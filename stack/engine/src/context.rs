@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bywash_tcp::{Info, Instant};
-use bywash_xsk::Port;
+use bywash_tcp::Info;
+use bywash_tcp::time::Instant;
+use bywash_xsk::{Port, RegionView, Waker};
 
 use crate::service::{ConnError, ConnId, ConnectError, ListenError, ListenerId, Recv};
 use crate::shard::Core;
@@ -107,6 +108,16 @@ impl<'a, P: Port> Context<'a, P> {
     /// Local and remote address and port of a connection.
     pub fn addresses(&mut self, conn: ConnId) -> Result<(SocketAddr, SocketAddr), ConnError> {
         self.core.addresses(conn)
+    }
+
+    /// What wakes this shard from another thread.
+    pub fn waker(&self) -> Waker {
+        self.core.port.waker()
+    }
+
+    /// What another thread needs to read frames that were lent to it.
+    pub fn region(&self) -> RegionView {
+        self.core.port.umem().view()
     }
 
     /// Ends the shard: connections are closed, and reset if they are still open after the

@@ -20,21 +20,25 @@
 pub mod clock;
 pub mod config;
 pub mod context;
+pub mod control;
 pub mod engine;
 pub mod host;
 pub mod memory;
+pub mod random;
 pub mod remote;
 pub mod report;
 pub mod service;
 pub mod shard;
 pub mod steering;
 
+mod api;
 mod directory;
 mod flows;
 mod idle;
 mod listeners;
+mod paths;
 mod payload;
-mod random;
+mod pools;
 mod slab;
 mod stages;
 mod wheel;

@@ -2,7 +2,7 @@
 
 use std::hash::Hasher;
 
-use bywash_tcp::Instant;
+use bywash_tcp::time::Instant;
 use bywash_wire::{SeqNumber, Tuple};
 use siphasher::sip::SipHasher13;
 

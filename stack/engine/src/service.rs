@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use bywash_tcp::{CloseReason, Instant};
+use bywash_tcp::CloseReason;
+use bywash_tcp::time::Instant;
 use bywash_xsk::{Frame, Port};
 
 use crate::context::Context;
@@ -26,7 +27,7 @@ pub struct ListenerId {
 
 /// What happened, in the order it happened on one connection. `Closed` is always the last event
 /// of its connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The shard runs; comes once, before all others.
     Started,

@@ -10,7 +10,7 @@
 //!
 //! A deadline fires at the first `advance` at or after it, never before; one tick late at most.
 
-use bywash_tcp::Instant;
+use bywash_tcp::time::Instant;
 
 /// Length of a tick: 2^17 ns = 131 us. Delayed ACKs (40 ms) and RTOs (200 ms) need no finer one;
 /// a coarser one would add to both.

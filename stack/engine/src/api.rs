@@ -1,0 +1,238 @@
+//! What a service asks of the shard: the bodies behind [`Context`](crate::context::Context).
+
+use std::net::SocketAddr;
+
+use bywash_tcp::{Config as TcpConfig, Connection, Info, Readiness, SendError};
+use bywash_wire::Tuple;
+use bywash_xsk::Port;
+
+use crate::context::ConnOptions;
+use crate::host::Resolution;
+use crate::listeners::LocalPorts;
+use crate::payload::FramePayload;
+use crate::service::{ConnError, ConnId, ConnectError, ListenError, ListenerId, Recv};
+use crate::shard::{Conn, Core, Origin, Pressure, peer_of};
+use crate::steering::ListenRefused;
+
+/// Window in segments that a connection keeps when frames are short: enough for an ACK clock.
+const HIGH_PRESSURE_SEGMENTS: usize = 4;
+
+impl<P: Port> Core<P> {
+    pub(crate) fn listen(&mut self, port: u16, options: ConnOptions) -> Result<ListenerId, ListenError> {
+        if port == 0 {
+            return Err(ListenError::Zero);
+        }
+        if self.listeners.contains(port) {
+            return Err(ListenError::InUse(port));
+        }
+        self.env.steering.listen(port).map_err(|refused| match refused {
+            ListenRefused::Taken(text) => ListenError::Taken(text),
+            ListenRefused::Demux(cause) => ListenError::Steering { port, cause },
+        })?;
+        let config = self.config_with(options);
+        self.listeners.insert(port, config);
+        Ok(ListenerId { port })
+    }
+
+    pub(crate) fn unlisten(&mut self, listener: ListenerId) {
+        if self.listeners.remove(listener.port) {
+            self.env.steering.unlisten(listener.port);
+        }
+    }
+
+    pub(crate) fn connect(
+        &mut self,
+        remote: SocketAddr,
+        options: ConnOptions,
+    ) -> Result<ConnId, ConnectError> {
+        let ip = remote.ip();
+        if remote.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
+            return Err(ConnectError::BadAddress(remote));
+        }
+        if !self.local_ports.reserved {
+            let range = self.config.local_ports.clone();
+            let ours = self.env.steering.local_ports(range).map_err(ConnectError::Range)?;
+            let start = self.env.random.next_u64();
+            self.local_ports = LocalPorts::new(&ours, self.config.index, self.config.shards, start);
+            self.local_ports.reserved = true;
+        }
+        let sources = self.env.routes.sources();
+        let Some(source) = sources.iter().copied().find(|own| own.is_ipv4() == ip.is_ipv4()) else {
+            let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+            return Err(ConnectError::NoSource { family, remote });
+        };
+        let config = self.config_with(options);
+        let index = match self.env.routes.resolve(ip) {
+            Resolution::Ready(path) => {
+                let tuple = self
+                    .choose_tuple(path.source, remote)
+                    .ok_or(ConnectError::NoPort(remote))?;
+                let tcp = self.active_connection(&config, tuple, path.mtu);
+                self.adopt(tcp, Origin::Active, None)
+            }
+            Resolution::Pending | Resolution::Unreachable(_) => {
+                // Address and port are chosen when the path is known; this connection is a
+                // placeholder that no segment reaches.
+                let tuple = Tuple::tcp(source, 0, ip, remote.port());
+                let tcp = self.active_connection(&config, tuple, self.config.mtu);
+                self.adopt(tcp, Origin::Active, Some(Box::new(config)))
+            }
+        };
+        let id = self.conns.id_of(index).expect("just adopted");
+        self.find_path(index);
+        Ok(id)
+    }
+
+    pub(crate) fn send(&mut self, id: ConnId, bytes: &[u8]) -> Result<usize, ConnError> {
+        let umem = self.port.umem().clone();
+        let reserve = self.config.control_frames as usize;
+        let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
+        if conn.opening.is_some() {
+            conn.wants_writable = true;
+            return Ok(0);
+        }
+        let mut taken = 0;
+        let mut starved = false;
+        while taken < bytes.len() {
+            let room = conn.tcp.send_room();
+            if room == 0 {
+                break;
+            }
+            let rest = &bytes[taken..];
+            let rest = &rest[..rest.len().min(room)];
+            let appended = append_to_tail(&mut conn.tcp, rest);
+            taken += appended;
+            if appended > 0 {
+                continue;
+            }
+            if umem.tx_free() <= reserve {
+                starved = true;
+                break;
+            }
+            let Some(frame) = umem.alloc_tx() else {
+                starved = true;
+                break;
+            };
+            match queue_segment(&mut conn.tcp, FramePayload::empty(frame), rest) {
+                Ok(n) => taken += n,
+                Err(SendError::Closed(_)) => return Err(ConnError::SendClosed),
+                Err(SendError::Full(_) | SendError::TooLong(_)) => break,
+            }
+        }
+        if taken < bytes.len() {
+            owe_writable(conn, starved)?;
+            if starved && !conn.starved {
+                conn.starved = true;
+                self.starved.push(id.index);
+                self.counters.tx_frames_wanted += 1;
+            }
+        }
+        if taken > 0 {
+            self.mark_ready(id.index);
+        }
+        Ok(taken)
+    }
+
+    pub(crate) fn recv(&mut self, id: ConnId) -> Result<Recv, ConnError> {
+        let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
+        if let Some(payload) = conn.tcp.recv() {
+            // A window update may be due.
+            self.mark_ready(id.index);
+            return Ok(Recv::Data(payload.frame));
+        }
+        Ok(if conn.tcp.at_end() { Recv::End } else { Recv::Empty })
+    }
+
+    pub(crate) fn shutdown(&mut self, id: ConnId) -> Result<(), ConnError> {
+        let now = self.now;
+        self.conns.by_id(id).ok_or(ConnError::Unknown)?.tcp.close(now);
+        self.mark_dirty(id.index);
+        Ok(())
+    }
+
+    pub(crate) fn close(&mut self, id: ConnId) -> Result<(), ConnError> {
+        self.shutdown(id)
+    }
+
+    pub(crate) fn abort(&mut self, id: ConnId) -> Result<(), ConnError> {
+        self.conns.by_id(id).ok_or(ConnError::Unknown)?.tcp.abort();
+        self.mark_dirty(id.index);
+        Ok(())
+    }
+
+    pub(crate) fn set_nagle(&mut self, id: ConnId, on: bool) -> Result<(), ConnError> {
+        self.conns.by_id(id).ok_or(ConnError::Unknown)?.tcp.set_nagle(on);
+        self.mark_ready(id.index);
+        Ok(())
+    }
+
+    pub(crate) fn info(&mut self, id: ConnId) -> Result<Info, ConnError> {
+        Ok(self.conns.by_id(id).ok_or(ConnError::Unknown)?.tcp.info())
+    }
+
+    pub(crate) fn addresses(&mut self, id: ConnId) -> Result<(SocketAddr, SocketAddr), ConnError> {
+        let tuple = *self.conns.by_id(id).ok_or(ConnError::Unknown)?.tcp.tuple();
+        Ok((SocketAddr::new(tuple.local, tuple.local_port), peer_of(&tuple)))
+    }
+
+    /// Bytes of unread data that one connection may announce at the present pressure.
+    pub(crate) fn receive_limit(&self) -> usize {
+        match self.pressure {
+            Pressure::None => self.config.tcp.receive_buffer,
+            Pressure::Half => self.config.tcp.receive_buffer / 2,
+            Pressure::High => HIGH_PRESSURE_SEGMENTS * usize::from(self.config.mtu),
+        }
+    }
+
+    fn config_with(&self, options: ConnOptions) -> TcpConfig {
+        let mut config = self.config.tcp.clone();
+        if let Some(nagle) = options.nagle {
+            config.nagle = nagle;
+        }
+        if let Some(mss) = options.mss {
+            config.mss = mss;
+        }
+        if let Some(bytes) = options.receive_buffer {
+            config.receive_buffer = bytes;
+        }
+        if let Some(bytes) = options.send_buffer {
+            config.send_buffer = bytes;
+        }
+        config
+    }
+}
+
+/// Continues the last segment that has not been sent: small writes share a segment and a frame.
+fn append_to_tail(tcp: &mut Connection<FramePayload>, bytes: &[u8]) -> usize {
+    let limit = tcp.segment_limit();
+    let Some(tail) = tcp.unsent_tail() else {
+        return 0;
+    };
+    let n = tail.fill(bytes, limit);
+    if n > 0 {
+        tcp.extended(n);
+    }
+    n
+}
+
+/// Begins a segment with as much of `bytes` as it may hold.
+fn queue_segment(
+    tcp: &mut Connection<FramePayload>,
+    mut payload: FramePayload,
+    bytes: &[u8],
+) -> Result<usize, SendError<FramePayload>> {
+    let n = payload.fill(bytes, tcp.segment_limit());
+    tcp.send(payload).map(|()| n)
+}
+
+/// Remembers to tell the application when there is room. A sending side that is closed for good
+/// never has any.
+fn owe_writable(conn: &mut Conn, starved: bool) -> Result<(), ConnError> {
+    let closed = conn.tcp.send_room() == 0 && conn.tcp.readiness().contains(Readiness::WRITABLE);
+    if closed && !starved {
+        return Err(ConnError::SendClosed);
+    }
+    conn.wants_writable = true;
+    conn.tcp.want_writable();
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! What the control socket answers: pictures of the engine, gathered from its shards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bywash_xdp::Demux;
+use bywash_xsk::Mode;
+use crossbeam::channel::bounded;
+use serde_json::{Value, json};
+
+use crate::directory::{ControlMessage, Directory};
+use crate::engine::EngineDescription;
+use crate::host::control::{Handler, Operation, Request};
+use crate::report::{EngineReport, ShardReport};
+
+/// How long a shard may take to answer: a turn, and the walk over its connections.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The handler of an engine's control socket.
+pub(crate) fn handler(
+    description: EngineDescription,
+    directory: Arc<Directory>,
+    demux: Arc<Demux>,
+) -> Handler {
+    // The server ends before the engine detaches; a strong reference would keep it attached.
+    let demux = Arc::downgrade(&demux);
+    Box::new(move |Request { operation }| {
+        let version = env!("CARGO_PKG_VERSION");
+        if operation == Operation::Version {
+            return Ok(json!({ "version": version, "pid": std::process::id() }));
+        }
+        let demux = demux.upgrade().ok_or("the engine is ending")?;
+        let counters = demux.counters().map_err(|error| error.to_string())?;
+        let report = EngineReport {
+            version: version.to_owned(),
+            pid: std::process::id(),
+            device: description.device.clone(),
+            addresses: description.addresses.clone(),
+            bind_mode: mode_name(description.bind_mode).to_owned(),
+            xdp_mode: description.xdp_mode.to_owned(),
+            shards: ask_shards(&directory)?,
+            xdp: counters.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
+        };
+        let mut value = serde_json::to_value(&report).map_err(|error| error.to_string())?;
+        if operation == Operation::Counters
+            && let Some(shards) = value["shards"].as_array_mut()
+        {
+            for shard in shards.iter_mut().filter_map(Value::as_object_mut) {
+                shard.remove("connections");
+            }
+        }
+        Ok(value)
+    })
+}
+
+/// `copy` or `zero-copy`.
+pub fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Copy => "copy",
+        Mode::ZeroCopy => "zero-copy",
+    }
+}
+
+fn ask_shards(directory: &Directory) -> Result<Vec<ShardReport>, String> {
+    let mut reports = Vec::new();
+    for shard in 0..directory.shards() {
+        let (reply, answer) = bounded(1);
+        if !directory.inbox(shard).send(ControlMessage::Report(reply)) {
+            return Err(format!("shard {shard} does not take messages; it hangs or is overloaded"));
+        }
+        let report = answer
+            .recv_timeout(PATIENCE)
+            .map_err(|_| format!("shard {shard} did not answer within {PATIENCE:?}"))?;
+        reports.push(report);
+    }
+    Ok(reports)
+}

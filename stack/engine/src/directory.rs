@@ -1,0 +1,135 @@
+//! Which shard owns a flow, for engines with more than one, and the way there.
+//!
+//! A packet arrives on the queue that the NIC chose, which need not be the queue of its flow's
+//! shard. The arriving shard looks the tuple up here and hands the bytes over; nothing is dropped
+//! for having come to the wrong queue. Only misses of a shard's own flow table come here.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::{OnceLock, RwLock};
+
+use bywash_wire::Tuple;
+use bywash_xsk::Waker;
+use crossbeam::channel::Sender;
+use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
+
+use crate::report::ShardReport;
+
+/// Frames that may wait to be taken by another shard. A shard that is behind by this many is
+/// overloaded; more would only add delay.
+const HANDOVER_CAPACITY: usize = 4096;
+/// Control messages are rare: reports and the request to stop.
+const CONTROL_CAPACITY: usize = 64;
+const STRIPES: usize = 64;
+
+/// What the control path asks of a shard.
+#[derive(Debug)]
+pub(crate) enum ControlMessage {
+    /// Answer with the present state.
+    Report(Sender<ShardReport>),
+    /// End.
+    Stop,
+}
+
+/// The way to one shard from other threads.
+pub(crate) struct Inbox {
+    frames: ArrayQueue<Box<[u8]>>,
+    control: ArrayQueue<ControlMessage>,
+    waker: OnceLock<Waker>,
+}
+
+impl Inbox {
+    fn new() -> Self {
+        Self {
+            frames: ArrayQueue::new(HANDOVER_CAPACITY),
+            control: ArrayQueue::new(CONTROL_CAPACITY),
+            waker: OnceLock::new(),
+        }
+    }
+
+    /// Tells the inbox how to wake its shard; once, by the shard itself.
+    pub(crate) fn set_waker(&self, waker: Waker) {
+        // A second call could only come from a second shard with this index, which cannot be.
+        assert!(self.waker.set(waker).is_ok(), "an inbox belongs to one shard");
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake();
+        }
+    }
+
+    /// False if the queue is full: the shard does not come to look.
+    pub(crate) fn send(&self, message: ControlMessage) -> bool {
+        let sent = self.control.push(message).is_ok();
+        self.wake();
+        sent
+    }
+
+    pub(crate) fn next_frame(&self) -> Option<Box<[u8]>> {
+        self.frames.pop()
+    }
+
+    pub(crate) fn next_control(&self) -> Option<ControlMessage> {
+        self.control.pop()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.control.is_empty()
+    }
+}
+
+type Stripe = RwLock<HashMap<Tuple, u32, foldhash::fast::RandomState>>;
+
+/// Owners of all flows of an engine, and every shard's inbox.
+pub(crate) struct Directory {
+    hasher: foldhash::fast::RandomState,
+    stripes: Vec<CachePadded<Stripe>>,
+    inboxes: Vec<CachePadded<Inbox>>,
+}
+
+impl Directory {
+    pub(crate) fn new(shards: u32) -> Self {
+        Self {
+            hasher: foldhash::fast::RandomState::default(),
+            stripes: (0..STRIPES).map(|_| CachePadded::new(Stripe::default())).collect(),
+            inboxes: (0..shards).map(|_| CachePadded::new(Inbox::new())).collect(),
+        }
+    }
+
+    pub(crate) fn inbox(&self, shard: u32) -> &Inbox {
+        &self.inboxes[shard as usize]
+    }
+
+    pub(crate) fn shards(&self) -> u32 {
+        self.inboxes.len() as u32
+    }
+
+    pub(crate) fn insert(&self, tuple: &Tuple, shard: u32) {
+        let mut stripe = self.stripe(tuple).write().expect("no holder of a stripe panics");
+        stripe.insert(*tuple, shard);
+    }
+
+    pub(crate) fn remove(&self, tuple: &Tuple) {
+        let mut stripe = self.stripe(tuple).write().expect("no holder of a stripe panics");
+        stripe.remove(tuple);
+    }
+
+    pub(crate) fn owner(&self, tuple: &Tuple) -> Option<u32> {
+        let stripe = self.stripe(tuple).read().expect("no holder of a stripe panics");
+        stripe.get(tuple).copied()
+    }
+
+    /// Copies a frame to the shard that owns its flow. False if that shard is too far behind.
+    pub(crate) fn hand_over(&self, shard: u32, frame: &[u8]) -> bool {
+        let inbox = self.inbox(shard);
+        let taken = inbox.frames.push(frame.into()).is_ok();
+        inbox.wake();
+        taken
+    }
+
+    fn stripe(&self, tuple: &Tuple) -> &Stripe {
+        &self.stripes[self.hasher.hash_one(tuple) as usize % STRIPES]
+    }
+}

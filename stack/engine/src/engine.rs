@@ -1,0 +1,539 @@
+//! An engine: the shards of one device, with everything that they need of the host.
+//!
+//! ```text
+//! Engine::start   device -> lock -> demultiplexer attached -> host thread -> shards (thread each) -> control socket
+//! Engine::join    shards end -> demultiplexer detached -> sockets closed -> lock given back
+//! ```
+//! The demultiplexer goes before the sockets: from then on the kernel answers for our ports, and no
+//! packet falls into a ring that nobody reads. Closing the sockets takes some 15 ms each.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bywash_wire::ChecksumPolicy;
+use bywash_xdp::{AttachConfig, AttachError, Demux, DemuxError, Mode as XdpMode};
+use bywash_xsk::{BindMode, Mode, RingSizes, UmemConfig, XskConfig, XskError, XskPort};
+use crossbeam::channel::{Receiver, Sender, bounded};
+
+use crate::clock::MonotonicClock;
+use crate::config::{PoolPolicy, ShardConfig};
+use crate::control;
+use crate::directory::Directory;
+use crate::host::control::ControlError;
+use crate::host::cores::CoreError;
+use crate::host::{
+    ControlServer, Device, DeviceError, EngineLock, HostEvent, LockError, Monitor, MonitorError,
+};
+use crate::random::SystemRandom;
+use crate::service::Service;
+use crate::shard::{Environment, Shard};
+use crate::steering::{DemuxSteering, EnginePorts};
+
+/// veth's receive ring has 256 entries, and what does not fit is dropped: a little less may be on
+/// its way there at a time (drivers/net/veth.c, `VETH_RING_SIZE`).
+const VETH_OUTSTANDING: u32 = 224;
+/// What XDP takes of a chunk before the packet, and the least that a frame has besides its IP
+/// packet: Ethernet header and a VLAN tag.
+const XDP_HEADROOM: u32 = 256;
+const LINK_HEADER: u32 = 18;
+
+/// How to run an engine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Interface name in the calling thread's network namespace.
+    pub device: String,
+    /// Shards: one for each of the device's queues `0..shards`.
+    pub shards: u32,
+    /// Cores to pin them to; `None`: the highest-numbered ones that this process may use.
+    pub cores: Option<Vec<usize>>,
+    /// Copy or zero copy.
+    pub mode: BindMode,
+    /// Native or generic XDP.
+    pub xdp: XdpMode,
+    /// Flow pools of a shard.
+    pub pools: u32,
+    /// Frames of a shard for sending.
+    pub tx_frames: u32,
+    /// Defaults of every shard; index, MTU and checksum policy are filled in from the device.
+    pub shard: ShardConfig,
+}
+
+impl EngineConfig {
+    /// One shard with the defaults.
+    pub fn new(device: impl Into<String>) -> Self {
+        Self {
+            device: device.into(),
+            shards: 1,
+            cores: None,
+            mode: BindMode::Auto,
+            xdp: XdpMode::Auto,
+            pools: 16,
+            tx_frames: 8192,
+            shard: ShardConfig::default(),
+        }
+    }
+}
+
+/// What an engine runs on, as found and as the kernel confirmed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineDescription {
+    /// Interface name.
+    pub device: String,
+    /// The device's own addresses at the start.
+    pub addresses: Vec<IpAddr>,
+    /// Driver, if known.
+    pub driver: Option<String>,
+    /// Copy or zero copy, read back from the kernel.
+    pub bind_mode: Mode,
+    /// `native` or `generic`.
+    pub xdp_mode: &'static str,
+    /// Shards, and the core of each.
+    pub cores: Vec<usize>,
+    /// MTU at the start, bytes.
+    pub mtu: u16,
+    /// What is accepted as a TCP checksum on receive.
+    pub checksum: ChecksumPolicy,
+}
+
+/// Why an engine could not be started. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The device is not fit.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Another engine has it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The XDP program could not be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// A map of the demultiplexer refused.
+    #[error(transparent)]
+    Demux(#[from] DemuxError),
+    /// The AF_XDP sockets could not be had.
+    #[error("{device} queue {queue}: {error}")]
+    Xsk {
+        /// The device.
+        device: String,
+        /// The queue.
+        queue: u32,
+        /// What failed.
+        error: XskError,
+    },
+    /// Cores.
+    #[error(transparent)]
+    Cores(#[from] CoreError),
+    /// The kernel's routes and neighbours.
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Packets that reach the other queues would be lost.
+    #[error(
+        "{device} has {queues} receive queues and the engine {shards} shard(s): packets of the other queues would reach nobody; \
+         run with --shards {queues}, or give it fewer queues: `ethtool -L {device} combined {shards}` \
+         (veth: `ethtool -L {device} rx {shards} tx {shards}`)"
+    )]
+    QueuesWithoutShard {
+        /// The device.
+        device: String,
+        /// Its queues in use.
+        queues: u32,
+        /// The shards asked for.
+        shards: u32,
+    },
+    /// The MTU does not fit a chunk.
+    #[error(
+        "MTU {mtu} of {device} is beyond single-buffer XDP (at most {most}): lower it with `ip link set {device} mtu {most}`"
+    )]
+    Mtu {
+        /// The device.
+        device: String,
+        /// Its MTU.
+        mtu: u16,
+        /// The largest that fits.
+        most: u32,
+    },
+    /// No shard at all.
+    #[error("an engine has at least one shard")]
+    NoShard,
+    /// A thread could not be made.
+    #[error("a thread could not be started: {0}")]
+    Thread(std::io::Error),
+    /// A shard's thread died before it ran.
+    #[error("shard {0} ended before it ran; its panic message is above")]
+    ShardDied(u32),
+}
+
+/// Why an engine did not end cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A shard panicked. The device is in order again all the same.
+    #[error("shard {0} panicked; its message is above")]
+    Panicked(u32),
+    /// Program, pins or mount could not be removed.
+    #[error(transparent)]
+    Detach(#[from] bywash_xdp::DetachError),
+}
+
+/// What the shard threads share with the engine's handle.
+#[derive(Debug)]
+struct Shared {
+    stop: AtomicBool,
+    ended: AtomicU32,
+}
+
+/// Says that a shard has ended, also when it panics, and then ends the others.
+struct EndGuard {
+    shared: Arc<Shared>,
+    directory: Arc<Directory>,
+}
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        self.shared.ended.fetch_add(1, Ordering::Release);
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for shard in 0..self.directory.shards() {
+            self.directory.inbox(shard).wake();
+        }
+    }
+}
+
+/// A running engine. Dropping it stops it and waits for its end.
+pub struct Engine<S> {
+    description: EngineDescription,
+    shared: Arc<Shared>,
+    directory: Arc<Directory>,
+    threads: Vec<JoinHandle<S>>,
+    /// Dropped to let the ended shards close their sockets.
+    release: Option<Sender<()>>,
+    demux: Option<Arc<Demux>>,
+    control: Option<ControlServer>,
+    monitor: Option<Monitor>,
+    // Last: the lock stands for everything above.
+    _lock: EngineLock,
+}
+
+impl<S: Service + Send + 'static> Engine<S> {
+    /// Starts the shards; `make` gives each its service. Returns when every shard has run its first
+    /// turn, in which its service got `Started`.
+    pub fn start(config: EngineConfig, mut make: impl FnMut(u32) -> S) -> Result<Self, StartError> {
+        let device = Device::open(&config.device)?;
+        check(&config, &device)?;
+        let cores = crate::host::cores::choose(config.shards as usize, config.cores.as_deref())?;
+        let lock = EngineLock::acquire(&device)?;
+        let demux = Arc::new(attach(&config, &device)?);
+        let directory = Arc::new(Directory::new(config.shards));
+        let monitor = monitor(&device, &demux, &directory)?;
+        let shared = Arc::new(Shared { stop: AtomicBool::new(false), ended: AtomicU32::new(0) });
+        let (release, released) = bounded::<()>(0);
+        let checksum = checksum_policy(&device);
+        let mut engine = Self {
+            description: EngineDescription {
+                device: device.name.clone(),
+                addresses: device.addresses.clone(),
+                driver: device.driver.clone(),
+                bind_mode: Mode::Copy,
+                xdp_mode: demux.mode().name(),
+                cores: cores.clone(),
+                mtu: device.mtu,
+                checksum,
+            },
+            shared,
+            directory,
+            threads: Vec::new(),
+            release: Some(release),
+            demux: Some(demux.clone()),
+            control: None,
+            monitor: Some(monitor),
+            _lock: lock,
+        };
+        let ports = Arc::new(Mutex::new(EnginePorts::default()));
+        for (index, core) in (0..config.shards).zip(cores) {
+            let seed = ShardSeed {
+                xsk: xsk_config(&config, &device, index),
+                shard: ShardConfig {
+                    index,
+                    shards: config.shards,
+                    mtu: device.mtu,
+                    checksum,
+                    pools: if config.pools == 0 { PoolPolicy::Shared } else { config.shard.pools },
+                    ..config.shard.clone()
+                },
+                core,
+                demux: demux.clone(),
+                ports: ports.clone(),
+                directory: engine.directory.clone(),
+                shared: engine.shared.clone(),
+                released: released.clone(),
+            };
+            // On an error the engine is dropped, which undoes what stands so far.
+            engine.description.bind_mode = engine.start_shard(seed, make(index))?;
+        }
+        engine.control = Some(ControlServer::start(
+            &engine._lock,
+            control::handler(engine.description.clone(), engine.directory.clone(), demux),
+        )?);
+        Ok(engine)
+    }
+
+    fn start_shard(&mut self, seed: ShardSeed, service: S) -> Result<Mode, StartError> {
+        let index = seed.shard.index;
+        let routes = match &self.monitor {
+            Some(monitor) => monitor.routes(index),
+            None => return Err(StartError::ShardDied(index)),
+        };
+        let (ready, is_ready) = bounded(1);
+        let thread = std::thread::Builder::new()
+            .name(format!("bywash-shard-{index}"))
+            .spawn(move || seed.run(service, Box::new(routes), &ready))
+            .map_err(StartError::Thread)?;
+        self.threads.push(thread);
+        is_ready.recv().map_err(|_| StartError::ShardDied(index))?
+    }
+
+    /// What it runs on.
+    pub fn description(&self) -> &EngineDescription {
+        &self.description
+    }
+
+    /// Asks every shard to end: services get `Stopping`, connections are closed, and reset after
+    /// the linger time.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for shard in 0..self.directory.shards() {
+            self.directory.inbox(shard).wake();
+        }
+    }
+
+    /// Whether every shard has ended.
+    pub fn is_finished(&self) -> bool {
+        self.shared.ended.load(Ordering::Acquire) as usize == self.threads.len()
+    }
+
+    /// Waits until every shard has ended by itself or after [`stop`](Self::stop), removes what the
+    /// engine has attached, pinned and mounted, and gives the services back.
+    pub fn join(mut self) -> Result<Vec<S>, EngineError> {
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Result<Vec<S>, EngineError> {
+        while !self.is_finished() {
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        // Answers need shards; changes need the demultiplexer.
+        self.control = None;
+        self.monitor = None;
+        let detached = match self.demux.take().map(Arc::try_unwrap) {
+            Some(Ok(demux)) => demux.detach().map_err(EngineError::from),
+            // A shard that has ended holds it still: the last holder's drop detaches.
+            Some(Err(_)) | None => Ok(()),
+        };
+        self.release = None;
+        let mut services = Vec::new();
+        let mut panicked = None;
+        for (index, thread) in self.threads.drain(..).enumerate() {
+            match thread.join() {
+                Ok(service) => services.push(service),
+                Err(_) => panicked = Some(index as u32),
+            }
+        }
+        match panicked {
+            Some(index) => Err(EngineError::Panicked(index)),
+            None => detached.map(|()| services),
+        }
+    }
+}
+
+impl<S> Drop for Engine<S> {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for shard in 0..self.directory.shards() {
+            self.directory.inbox(shard).wake();
+        }
+        self.control = None;
+        self.monitor = None;
+        self.demux = None;
+        self.release = None;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a shard panicked");
+            }
+        }
+    }
+}
+
+/// Everything that a shard's thread needs to build its shard.
+struct ShardSeed {
+    xsk: XskConfig,
+    shard: ShardConfig,
+    core: usize,
+    demux: Arc<Demux>,
+    ports: Arc<Mutex<EnginePorts>>,
+    directory: Arc<Directory>,
+    shared: Arc<Shared>,
+    released: Receiver<()>,
+}
+
+impl ShardSeed {
+    fn run<S: Service>(
+        self,
+        service: S,
+        routes: Box<dyn crate::host::Routes>,
+        ready: &Sender<Result<Mode, StartError>>,
+    ) -> S {
+        let guard = EndGuard { shared: self.shared.clone(), directory: self.directory.clone() };
+        let port = match self.open() {
+            Ok(port) => port,
+            Err(error) => {
+                // The receiver waits for exactly this message.
+                if ready.send(Err(error)).is_err() {
+                    tracing::error!("the engine's start was given up");
+                }
+                return service;
+            }
+        };
+        let mode = port.mode();
+        let Self { shard, demux, ports, directory, shared, released, .. } = self;
+        let queue = shard.index;
+        let environment = Environment {
+            clock: Box::new(MonotonicClock::new()),
+            random: Box::new(SystemRandom),
+            routes,
+            steering: Box::new(DemuxSteering::new(demux, ports, queue)),
+        };
+        let mut shard = Shard::with_directory(shard, port, service, environment, directory);
+        shard.turn();
+        if ready.send(Ok(mode)).is_err() {
+            tracing::error!("the engine's start was given up");
+        }
+        shard.run(&shared.stop);
+        let (service, port, environment) = shard.into_parts();
+        drop(environment);
+        drop(guard);
+        // Ends with an error when the engine lets go; nothing is ever sent.
+        let _closed = released.recv();
+        drop(port);
+        service
+    }
+
+    fn open(&self) -> Result<XskPort, StartError> {
+        crate::host::cores::pin(self.core)?;
+        let queue = self.xsk.queue;
+        let port = XskPort::open(&self.xsk).map_err(|error| StartError::Xsk {
+            device: self.xsk.interface.clone(),
+            queue,
+            error,
+        })?;
+        for (ring, fd) in port.sockets() {
+            self.demux.set_socket(queue, ring as u32, fd)?;
+        }
+        Ok(port)
+    }
+}
+
+fn check(config: &EngineConfig, device: &Device) -> Result<(), StartError> {
+    let shards = config.shards;
+    if shards == 0 {
+        return Err(StartError::NoShard);
+    }
+    device.check_queue(shards - 1)?;
+    if device.rx_queues > shards {
+        return Err(StartError::QueuesWithoutShard {
+            device: device.name.clone(),
+            queues: device.rx_queues,
+            shards,
+        });
+    }
+    // Page-sized chunks are the largest there are; veth wants room for its skb head as well
+    // (veth_xdp_set), which its own check finds at attach.
+    let most = 4096 - XDP_HEADROOM - LINK_HEADER;
+    if u32::from(device.mtu) > most {
+        return Err(StartError::Mtu { device: device.name.clone(), mtu: device.mtu, most });
+    }
+    Ok(())
+}
+
+fn attach(config: &EngineConfig, device: &Device) -> Result<Demux, StartError> {
+    let demux = Demux::attach(&AttachConfig {
+        interface: device.name.clone(),
+        ifindex: device.ifindex,
+        pin_dir: bywash_xdp::pin::directory(&device.key()),
+        queues: config.shards,
+        mode: config.xdp,
+    })?;
+    for address in &device.addresses {
+        demux.add_address(*address)?;
+    }
+    Ok(demux)
+}
+
+/// The host thread, with the demultiplexer following the device's addresses.
+fn monitor(
+    device: &Device,
+    demux: &Arc<Demux>,
+    directory: &Arc<Directory>,
+) -> Result<Monitor, StartError> {
+    let demux = Arc::downgrade(demux);
+    let on_event = move |event: HostEvent| {
+        let Some(demux) = demux.upgrade() else {
+            return;
+        };
+        let done = match event {
+            HostEvent::AddressAdded(address) => demux.add_address(address),
+            HostEvent::AddressRemoved(address) => demux.remove_address(address),
+            other => {
+                tracing::info!(?other, "the device changed");
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            tracing::error!(%error, "the demultiplexer does not follow the device's addresses");
+        }
+    };
+    let wakers = (0..directory.shards())
+        .map(|shard| {
+            let directory = directory.clone();
+            Box::new(move || directory.inbox(shard).wake()) as Box<dyn Fn() + Send + Sync>
+        })
+        .collect();
+    Ok(Monitor::spawn(device, wakers, Box::new(on_event))?)
+}
+
+fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {
+    let small = u32::from(device.mtu) + LINK_HEADER + XDP_HEADROOM <= 2048;
+    let rings = RingSizes::default();
+    let base = XskConfig::new(device.name.clone(), queue);
+    let rx_frames = rings.primary
+        + rings.control
+        + config.pools * rings.pool
+        + config.shard.lease_cap
+        + base.fill_reserve;
+    let veth = device.driver.as_deref() == Some("veth");
+    XskConfig {
+        umem: UmemConfig {
+            chunk_size: if small { 2048 } else { 4096 },
+            rx_frames,
+            tx_frames: config.tx_frames,
+            ..UmemConfig::default()
+        },
+        rings,
+        pools: config.pools,
+        mode: config.mode,
+        lease_cap: config.shard.lease_cap,
+        tx_outstanding_max: veth.then_some(VETH_OUTSTANDING),
+        ..base
+    }
+}
+
+/// Devices whose peer's kernel may hand over frames with only the pseudo-header summed.
+fn checksum_policy(device: &Device) -> ChecksumPolicy {
+    match device.driver.as_deref() {
+        Some("veth" | "tun" | "virtio_net") => ChecksumPolicy::FullOrPseudo,
+        _ => ChecksumPolicy::Full,
+    }
+}

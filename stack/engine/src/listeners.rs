@@ -1,0 +1,110 @@
+//! The ports of one shard: who listens, and which local ports active opens may use.
+
+use std::collections::HashMap;
+
+use bywash_tcp::Config as TcpConfig;
+
+/// One listening port of a shard.
+pub(crate) struct PortListener {
+    /// Configuration of the connections accepted here.
+    pub(crate) tcp: TcpConfig,
+    /// Connections in SYN-RECEIVED that came here.
+    pub(crate) half_open: u32,
+    /// Connections accepted since the start.
+    pub(crate) accepted: u64,
+}
+
+/// Listening ports by number.
+#[derive(Default)]
+pub(crate) struct Listeners {
+    by_port: HashMap<u16, PortListener, foldhash::fast::RandomState>,
+}
+
+impl Listeners {
+    pub(crate) fn contains(&self, port: u16) -> bool {
+        self.by_port.contains_key(&port)
+    }
+
+    pub(crate) fn insert(&mut self, port: u16, tcp: TcpConfig) {
+        self.by_port.insert(port, PortListener { tcp, half_open: 0, accepted: 0 });
+    }
+
+    pub(crate) fn remove(&mut self, port: u16) -> bool {
+        self.by_port.remove(&port).is_some()
+    }
+
+    pub(crate) fn by_port(&mut self, port: u16) -> Option<&mut PortListener> {
+        self.by_port.get_mut(&port)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, &PortListener)> {
+        self.by_port.iter().map(|(port, listener)| (*port, listener))
+    }
+}
+
+/// The local ports of active opens that belong to this shard: every `shards`-th of the range, so
+/// that shards need not agree on each one.
+pub(crate) struct LocalPorts {
+    first: u16,
+    count: u16,
+    step: u16,
+    next: u16,
+    /// The range stands in the demultiplexer and is reserved in the kernel.
+    pub(crate) reserved: bool,
+}
+
+impl LocalPorts {
+    /// `start` is any number; it decides which port is tried first (RFC 6056 wants no order that
+    /// a peer can guess from outside).
+    pub(crate) fn new(range: &std::ops::RangeInclusive<u16>, index: u32, shards: u32, start: u64) -> Self {
+        let first = u32::from(*range.start()) + index;
+        let end = u32::from(*range.end());
+        let count = if first > end { 0 } else { (end - first) / shards + 1 };
+        Self {
+            first: first as u16,
+            count: count as u16,
+            step: shards as u16,
+            next: (start % u64::from(count.max(1))) as u16,
+            reserved: false,
+        }
+    }
+
+    /// The next port for which `taken` says no, each tried once.
+    pub(crate) fn pick(&mut self, mut taken: impl FnMut(u16) -> bool) -> Option<u16> {
+        for _ in 0..self.count {
+            let port = self.first + self.next * self.step;
+            self.next = (self.next + 1) % self.count;
+            if !taken(port) {
+                return Some(port);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_share_a_range_without_overlap() {
+        let range = 60000..=60010;
+        let mut seen = Vec::new();
+        for index in 0..3 {
+            let mut ports = LocalPorts::new(&range, index, 3, 7);
+            let mut mine = Vec::new();
+            while let Some(port) = ports.pick(|port| mine.contains(&port)) {
+                mine.push(port);
+            }
+            seen.extend(mine);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, range.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_empty_share_gives_no_port() {
+        let mut ports = LocalPorts::new(&(60000..=60000), 1, 2, 0);
+        assert_eq!(ports.pick(|_| false), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! From a connection to the link header of its segments, by way of [`Routes`](crate::host::Routes).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use bywash_tcp::{Config as TcpConfig, Connection};
+use bywash_wire::{DropReason, Link, Tuple};
+use bywash_xsk::Port;
+
+use crate::host::{Path, Resolution, Unreachable};
+use crate::shard::{Core, Origin};
+use crate::stages::ingress::mss_for;
+
+impl<P: Port> Core<P> {
+    /// Asks for the connection's path. It sends once the path is known.
+    pub(crate) fn find_path(&mut self, index: u32) {
+        let Some(conn) = self.conns.by_index(index) else {
+            return;
+        };
+        let remote = conn.tcp.tuple().remote;
+        match self.env.routes.resolve(remote) {
+            Resolution::Ready(path) => self.set_path(index, &path),
+            Resolution::Pending => self.pathless.entry(remote).or_default().push(index),
+            Resolution::Unreachable(reason) => self.no_path(index, reason),
+        }
+    }
+
+    /// Takes in answers and changes. Called once a turn.
+    pub(crate) fn paths(&mut self) -> usize {
+        let mut changed = std::mem::take(&mut self.changed);
+        self.env.routes.poll(&mut changed);
+        let count = changed.len();
+        for remote in changed.drain(..) {
+            match self.pathless.remove(&remote) {
+                Some(waiting) => waiting.into_iter().for_each(|index| self.find_path_of(index, remote)),
+                None => self.repath(remote),
+            }
+        }
+        self.changed = changed;
+        count
+    }
+
+    /// An index that waited may name another connection by now.
+    fn find_path_of(&mut self, index: u32, remote: IpAddr) {
+        if let Some(conn) = self.conns.by_index(index)
+            && conn.link.is_none()
+            && conn.tcp.tuple().remote == remote
+        {
+            self.find_path(index);
+        }
+    }
+
+    /// A known path changed under established connections: a new gateway, MAC address or MTU. It
+    /// walks all connections, which a route change is rare enough for.
+    fn repath(&mut self, remote: IpAddr) {
+        let Resolution::Ready(path) = self.env.routes.resolve(remote) else {
+            // Unreachable for now: TCP's own time-outs decide how long to hope.
+            return;
+        };
+        let concerned: Vec<u32> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.tcp.tuple().remote == remote)
+            .map(|(id, _)| id.index)
+            .collect();
+        for index in concerned {
+            self.set_path(index, &path);
+        }
+    }
+
+    fn set_path(&mut self, index: u32, path: &Path) {
+        if let Err(reason) = self.settle_opening(index, path) {
+            return self.fail_opening(index, reason);
+        }
+        let Some(conn) = self.conns.by_index(index) else {
+            return;
+        };
+        let tuple = *conn.tcp.tuple();
+        conn.link = Some(Link {
+            source_mac: path.source_mac,
+            destination_mac: path.destination_mac,
+            vlan: tuple.vlan.or(path.vlan),
+        });
+        let mss = mss_for(path.mtu.min(self.config.mtu), &tuple);
+        if conn.opening.is_none() {
+            conn.tcp.set_mss(mss);
+        }
+        self.mark_dirty(index);
+    }
+
+    /// An active open whose path was not known gets its local address and port now.
+    fn settle_opening(&mut self, index: u32, path: &Path) -> Result<(), Unreachable> {
+        let Some(conn) = self.conns.by_index(index) else {
+            return Ok(());
+        };
+        let Some(config) = conn.opening.take() else {
+            return Ok(());
+        };
+        let remote = peer_address(conn.tcp.tuple());
+        let Some(tuple) = self.choose_tuple(path.source, remote) else {
+            return Err(Unreachable::Failed(Arc::from("no local port is free towards the peer")));
+        };
+        let tcp = self.active_connection(&config, tuple, path.mtu);
+        if let Some(conn) = self.conns.by_index(index) {
+            conn.tcp = tcp;
+        }
+        self.enlist(&tuple, index);
+        Ok(())
+    }
+
+    /// A connection in SYN-SENT.
+    pub(crate) fn active_connection(
+        &mut self,
+        config: &TcpConfig,
+        tuple: Tuple,
+        mtu: u16,
+    ) -> Connection<crate::payload::FramePayload> {
+        let mut config = config.clone();
+        config.mss = config.mss.min(mss_for(mtu.min(self.config.mtu), &tuple));
+        let iss = self.secrets.initial_sequence(&tuple, self.now);
+        let offset = self.secrets.timestamp_offset(&tuple);
+        Connection::connect(&config, tuple, iss, offset, self.now)
+    }
+
+    /// A tuple from `source` to `remote` with a local port that no connection uses towards it.
+    pub(crate) fn choose_tuple(&mut self, source: IpAddr, remote: SocketAddr) -> Option<Tuple> {
+        let Self { local_ports, flows, .. } = self;
+        let tuple = |port| Tuple::tcp(source, port, remote.ip(), remote.port());
+        local_ports.pick(|port| flows.lookup(&tuple(port)).is_some()).map(tuple)
+    }
+
+    fn no_path(&mut self, index: u32, reason: Unreachable) {
+        let Some(conn) = self.conns.by_index(index) else {
+            return;
+        };
+        let drop_reason = match reason {
+            Unreachable::NoNeighbour { .. } => DropReason::NoNeighbour,
+            _ => DropReason::NoRoute,
+        };
+        match conn.origin {
+            Origin::Active => self.fail_opening(index, reason),
+            Origin::HalfOpen(_) | Origin::Accepted(_) => {
+                self.count_drop(drop_reason);
+                self.forget(index);
+            }
+        }
+    }
+}
+
+fn peer_address(tuple: &Tuple) -> SocketAddr {
+    SocketAddr::new(tuple.remote, tuple.remote_port)
+}

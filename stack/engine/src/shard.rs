@@ -1,0 +1,462 @@
+//! A shard: one core, one queue, everything on it. It shares nothing with other shards.
+//!
+//! [`Core`] is all of a shard but the service, so that a [`Context`] can lend it to the service
+//! while the service is being called. The stages of a turn are methods of `Core` and `Shard`, one
+//! file each in `stages/`.
+
+use std::collections::{BinaryHeap, VecDeque};
+use std::cmp::Reverse;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bywash_tcp::Connection;
+use bywash_tcp::time::Instant;
+use bywash_wire::{DropReason, Link};
+use bywash_xsk::{Frame, Port};
+use hashbrown::HashMap;
+
+use crate::clock::Clock;
+use crate::config::ShardConfig;
+use crate::context::Context;
+use crate::directory::{ControlMessage, Directory};
+use crate::flows::FlowTable;
+use crate::host::Routes;
+use crate::idle::Idle;
+use crate::listeners::{Listeners, LocalPorts};
+use crate::payload::FramePayload;
+use crate::pools::Pools;
+use crate::random::{Random, Secrets};
+use crate::report::Counters;
+use crate::service::{Event, Service};
+use crate::slab::Slab;
+use crate::steering::Steering;
+use crate::wheel::Wheel;
+
+/// Everything that a shard takes from outside: a simulation gives its own.
+pub struct Environment {
+    /// Monotonic time, read once a turn.
+    pub clock: Box<dyn Clock>,
+    /// Sequence numbers, ports, hash keys.
+    pub random: Box<dyn Random>,
+    /// Paths to remote hosts.
+    pub routes: Box<dyn Routes>,
+    /// The demultiplexer and the kernel's port table.
+    pub steering: Box<dyn Steering>,
+}
+
+/// How a connection came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// By `connect`.
+    Active,
+    /// By a SYN to this listening port; not yet reported as accepted.
+    HalfOpen(u16),
+    /// By a SYN to this listening port, and reported.
+    Accepted(u16),
+}
+
+/// A connection with what the engine keeps beside TCP's own state.
+pub(crate) struct Conn {
+    pub(crate) tcp: Connection<FramePayload>,
+    /// Link header of every segment; `None` until the next hop is known.
+    pub(crate) link: Option<Link>,
+    pub(crate) origin: Origin,
+    /// RX ring that the demultiplexer sends the flow to, if it has one of its own.
+    pub(crate) pool: Option<u16>,
+    /// Bytes received before promotion; counts no further afterwards.
+    pub(crate) received: u64,
+    /// Stands in `Core::dirty`.
+    pub(crate) dirty: bool,
+    /// Stands in `Core::ready`.
+    pub(crate) ready: bool,
+    /// A `send` was short; a `Writable` event is owed.
+    pub(crate) wants_writable: bool,
+    /// Stands in `Core::starved`: the `send` was short for want of TX frames.
+    pub(crate) starved: bool,
+    /// What an active open was asked for, kept until its path is known.
+    pub(crate) opening: Option<Box<bywash_tcp::Config>>,
+}
+
+/// What one turn did. All zero: nothing to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TurnReport {
+    /// Completions taken from the completion ring.
+    pub reclaimed: usize,
+    /// Frames given to the fill ring.
+    pub refilled: usize,
+    /// Frames taken from the RX rings.
+    pub received: usize,
+    /// Deadlines that came.
+    pub timers: usize,
+    /// Events given to the service, messages taken from other threads.
+    pub delivered: usize,
+    /// Segments put into the TX ring.
+    pub sent: usize,
+    /// System calls that woke the kernel.
+    pub kicks: usize,
+}
+
+impl TurnReport {
+    /// Whether anything was done that may have made more work. Refilling alone does not.
+    pub fn worked(&self) -> bool {
+        self.reclaimed + self.received + self.timers + self.delivered + self.sent > 0
+    }
+}
+
+/// A shard without its service.
+pub struct Core<P: Port> {
+    pub(crate) config: ShardConfig,
+    pub(crate) port: P,
+    pub(crate) env: Environment,
+    pub(crate) secrets: Secrets,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) now: Instant,
+
+    pub(crate) conns: Slab<Conn>,
+    pub(crate) flows: FlowTable,
+    pub(crate) listeners: Listeners,
+    pub(crate) local_ports: LocalPorts,
+    pub(crate) pools: Pools,
+    pub(crate) wheel: Wheel,
+    pub(crate) service_timers: BinaryHeap<Reverse<(u64, u64)>>,
+
+    /// Connections to which something happened: their events go to the service.
+    pub(crate) dirty: VecDeque<u32>,
+    /// Connections that may have something to send.
+    pub(crate) ready: VecDeque<u32>,
+    /// Connections whose application waits for TX frames.
+    pub(crate) starved: Vec<u32>,
+    /// Connections that wait for the path to their peer.
+    pub(crate) pathless: HashMap<IpAddr, Vec<u32>, foldhash::fast::RandomState>,
+    /// Events that come from no connection's own queue.
+    pub(crate) events: VecDeque<Event>,
+    /// Frames of one ring, between `receive` and decode; kept for its allocation.
+    pub(crate) batch: Vec<Frame>,
+    /// Remotes whose path changed; kept for its allocation.
+    pub(crate) changed: Vec<IpAddr>,
+
+    pub(crate) counters: Counters,
+    pub(crate) resets: RateLimit,
+    pub(crate) phase: Phase,
+    /// Share of the receive buffers that new windows may offer; shrinks as frames run out.
+    pub(crate) pressure: Pressure,
+}
+
+/// Where a shard is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Running,
+    /// The service was told to come to an end; if it has not by this time, it is stopped.
+    Asked { until: Instant },
+    /// Connections are closing; whatever is open at this time is reset.
+    Stopping { until: Instant },
+    Stopped,
+}
+
+/// How much of the frames for unread data is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pressure {
+    None,
+    /// More than half: windows are halved.
+    Half,
+    /// More than three quarters: a window of a few segments.
+    High,
+}
+
+/// A token bucket for answers that a peer could demand without limit.
+pub(crate) struct RateLimit {
+    per_second: u32,
+    tokens: u32,
+    second: u64,
+}
+
+impl RateLimit {
+    fn new(per_second: u32) -> Self {
+        Self { per_second, tokens: per_second, second: 0 }
+    }
+
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
+        let second = now.as_nanos() / 1_000_000_000;
+        if second != self.second {
+            self.second = second;
+            self.tokens = self.per_second;
+        }
+        let had = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        had
+    }
+}
+
+impl<P: Port> Core<P> {
+    fn new(config: ShardConfig, port: P, mut env: Environment, directory: Arc<Directory>) -> Self {
+        let now = env.clock.now();
+        let secrets = Secrets::new(env.random.as_mut());
+        let start = env.random.next_u64();
+        let local_ports = LocalPorts::new(&config.local_ports, config.index, config.shards, start);
+        let pools = Pools::new(port.rings());
+        let resets = RateLimit::new(config.resets_per_second);
+        Self {
+            config,
+            port,
+            secrets,
+            directory,
+            now,
+            conns: Slab::new(),
+            flows: FlowTable::default(),
+            listeners: Listeners::default(),
+            local_ports,
+            pools,
+            wheel: Wheel::new(now),
+            service_timers: BinaryHeap::new(),
+            dirty: VecDeque::new(),
+            ready: VecDeque::new(),
+            starved: Vec::new(),
+            pathless: HashMap::default(),
+            events: VecDeque::new(),
+            batch: Vec::new(),
+            changed: Vec::new(),
+            counters: Counters::default(),
+            resets,
+            phase: Phase::Running,
+            pressure: Pressure::None,
+            env,
+        }
+    }
+
+    pub(crate) fn count_drop(&mut self, reason: DropReason) {
+        self.counters.drops[reason.index()] += 1;
+    }
+
+    /// Something happened to the connection: look at its events, then let it send.
+    pub(crate) fn mark_dirty(&mut self, index: u32) {
+        if let Some(conn) = self.conns.by_index(index)
+            && !conn.dirty
+        {
+            conn.dirty = true;
+            self.dirty.push_back(index);
+        }
+    }
+
+    pub(crate) fn mark_ready(&mut self, index: u32) {
+        if let Some(conn) = self.conns.by_index(index)
+            && !conn.ready
+        {
+            conn.ready = true;
+            self.ready.push_back(index);
+        }
+    }
+
+    /// Takes the connection out of every table and gives its ring back.
+    pub(crate) fn forget(&mut self, index: u32) {
+        let Some(conn) = self.conns.remove(index) else {
+            return;
+        };
+        let tuple = *conn.tcp.tuple();
+        if conn.opening.is_none() {
+            self.flows.remove(&tuple);
+            if self.config.shards > 1 {
+                self.directory.remove(&tuple);
+            }
+        }
+        self.wheel.set(index, None);
+        if let Some(ring) = conn.pool {
+            self.env.steering.remove_flow(&tuple);
+            self.pools.release(ring);
+        }
+        if let Origin::HalfOpen(port) = conn.origin
+            && let Some(listener) = self.listeners.by_port(port)
+        {
+            listener.half_open -= 1;
+        }
+        self.counters.connections_closed += 1;
+    }
+
+    /// Time at which the shard must look again even if nothing arrives.
+    fn next_wakeup(&self) -> Option<Instant> {
+        let service = self.service_timers.peek().map(|Reverse((at, _))| Instant::from_nanos(*at));
+        let stopping = match self.phase {
+            Phase::Asked { until } | Phase::Stopping { until } => Some(until),
+            Phase::Running | Phase::Stopped => None,
+        };
+        [self.wheel.next_wakeup(), service, stopping, self.pools.next_wakeup()]
+            .into_iter()
+            .flatten()
+            .min_by_key(|at| at.as_nanos())
+    }
+
+    pub(crate) fn set_service_timer(&mut self, after: Duration, token: u64) {
+        let at = self.now.as_nanos().saturating_add(after.as_nanos() as u64);
+        self.service_timers.push(Reverse((at, token)));
+    }
+
+    pub(crate) fn stop(&mut self) {
+        if matches!(self.phase, Phase::Running | Phase::Asked { .. }) {
+            self.phase = Phase::Stopping { until: self.now + self.linger() };
+            self.close_all();
+        }
+    }
+
+    fn linger(&self) -> bywash_tcp::time::Duration {
+        bywash_tcp::time::Duration::from_nanos(self.config.linger.as_nanos() as u64)
+    }
+
+    fn close_all(&mut self) {
+        let all: Vec<u32> = self.conns.iter().map(|(id, _)| id.index).collect();
+        for index in all {
+            let now = self.now;
+            if let Some(conn) = self.conns.by_index(index) {
+                conn.tcp.close(now);
+                self.mark_dirty(index);
+            }
+        }
+    }
+
+    /// Ends a stopping shard once every connection has closed or the linger time is over.
+    fn settle(&mut self) {
+        let until = match self.phase {
+            Phase::Stopping { until } => until,
+            Phase::Asked { until } if self.now.as_nanos() >= until.as_nanos() => {
+                self.stop();
+                return;
+            }
+            Phase::Asked { .. } | Phase::Running | Phase::Stopped => return,
+        };
+        let all: Vec<u32> = self.conns.iter().map(|(id, _)| id.index).collect();
+        let late = self.now.as_nanos() >= until.as_nanos();
+        for index in all {
+            let Some(conn) = self.conns.by_index(index) else {
+                continue;
+            };
+            if conn.tcp.state() == bywash_tcp::State::TimeWait || conn.tcp.is_closed() {
+                self.forget(index);
+            } else if late {
+                conn.tcp.abort();
+                self.mark_dirty(index);
+            }
+        }
+        if late || self.conns.len() == 0 {
+            self.phase = Phase::Stopped;
+        }
+    }
+}
+
+/// A shard with its service: call [`turn`](Self::turn) or [`run`](Self::run).
+pub struct Shard<P: Port, S> {
+    pub(crate) core: Core<P>,
+    pub(crate) service: S,
+    started: bool,
+}
+
+impl<P: Port, S: Service> Shard<P, S> {
+    /// A shard of an engine with other shards.
+    pub(crate) fn with_directory(
+        config: ShardConfig,
+        port: P,
+        service: S,
+        env: Environment,
+        directory: Arc<Directory>,
+    ) -> Self {
+        directory.inbox(config.index).set_waker(port.waker());
+        Self { core: Core::new(config, port, env, directory), service, started: false }
+    }
+
+    /// A shard on its own.
+    pub fn new(config: ShardConfig, port: P, service: S, env: Environment) -> Self {
+        let directory = Arc::new(Directory::new(config.shards));
+        Self::with_directory(config, port, service, env, directory)
+    }
+
+    /// The service.
+    pub fn service(&self) -> &S {
+        &self.service
+    }
+
+    /// The service, to change it between turns.
+    pub fn service_mut(&mut self) -> &mut S {
+        &mut self.service
+    }
+
+    /// The service back, after the end.
+    pub fn into_service(self) -> S {
+        self.service
+    }
+
+    /// Service, port and surroundings, after the end.
+    pub(crate) fn into_parts(self) -> (S, P, Environment) {
+        (self.service, self.core.port, self.core.env)
+    }
+
+    /// Runs the service's part outside a turn: what it asks for takes effect with the next turn.
+    pub fn with_context<R>(&mut self, f: impl FnOnce(&mut S, &mut Context<'_, P>) -> R) -> R {
+        f(&mut self.service, &mut Context::new(&mut self.core))
+    }
+
+    /// One pass of the loop; see the crate's documentation for the stages and their order.
+    pub fn turn(&mut self) -> TurnReport {
+        self.core.now = self.core.env.clock.now();
+        if !self.started {
+            self.started = true;
+            self.core.events.push_back(Event::Started);
+        }
+        let mut report = TurnReport {
+            reclaimed: self.core.reclaim(),
+            refilled: self.core.refill(),
+            received: self.core.ingress(),
+            timers: self.core.timers(),
+            ..TurnReport::default()
+        };
+        report.delivered = self.deliver();
+        report.sent = self.core.egress();
+        report.kicks = self.core.kick();
+        self.core.settle();
+        self.core.counters.turns += 1;
+        debug_assert_eq!(self.core.port.umem().ledger().check(), Ok(()), "a frame got lost");
+        report
+    }
+
+    /// Turns until the service stops the shard, or `stop` is set and the connections have closed.
+    pub fn run(&mut self, stop: &AtomicBool) {
+        let mut idle = Idle::new(self.core.config.idle);
+        let mut asked = false;
+        while self.core.phase != Phase::Stopped {
+            if !asked && stop.load(Ordering::Relaxed) {
+                asked = true;
+                self.ask_to_stop();
+            }
+            let report = self.turn();
+            let core = &self.core;
+            let worked = report.worked() || !core.ready.is_empty() || !core.dirty.is_empty();
+            let sleep = idle.after_turn(core.now, worked, core.next_wakeup());
+            if let Some(longest) = sleep
+                && !self.service.has_work()
+                && core.directory.inbox(core.config.index).is_empty()
+            {
+                self.core.counters.sleeps += 1;
+                self.core.port.wait(Some(longest));
+            }
+        }
+    }
+
+    /// Tells the service that the end is near, and gives it the linger time to act.
+    fn ask_to_stop(&mut self) {
+        self.core.events.push_back(Event::Stopping);
+        if self.core.phase == Phase::Running {
+            self.core.phase = Phase::Asked { until: self.core.now + self.core.linger() };
+        }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.core.phase == Phase::Stopped
+    }
+
+    pub(crate) fn take_control(&mut self) -> Option<ControlMessage> {
+        self.core.directory.inbox(self.core.config.index).next_control()
+    }
+}
+
+/// The peer of a tuple as the application names it.
+pub(crate) fn peer_of(tuple: &bywash_wire::Tuple) -> SocketAddr {
+    SocketAddr::new(tuple.remote, tuple.remote_port)
+}

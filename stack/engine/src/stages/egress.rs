@@ -1,0 +1,152 @@
+//! Stage 6: `Connection::poll_transmit` -> header into the headroom -> TX ring.
+//!
+//! Late in the turn, so that this burst's ACKs leave with it. Connections take turns by a quantum
+//! of segments; whoever cannot send for want of ring room or frames stays in the queue.
+
+use bywash_tcp::Transmit;
+use bywash_wire::checksum::Sum;
+use bywash_wire::{DropReason, Ecn, Link, Segment, Tuple};
+use bywash_xsk::Port;
+
+use crate::payload::FramePayload;
+use crate::shard::Core;
+
+/// Hop limit of what we send, as Linux has it (`net.ipv4.ip_default_ttl`).
+const HOP_LIMIT: u8 = 64;
+
+/// Why a connection stopped sending.
+enum Sent {
+    /// It has nothing more to send now.
+    All,
+    /// Its quantum is used up.
+    Quantum,
+    /// Ring or frames are used up: nobody can send more in this turn.
+    NoRoom,
+}
+
+impl<P: Port> Core<P> {
+    /// Lets every ready connection send. Returns the number of segments.
+    pub(crate) fn egress(&mut self) -> usize {
+        let mut sent = 0;
+        for _ in 0..self.ready.len() {
+            let Some(index) = self.ready.pop_front() else {
+                break;
+            };
+            match self.send_connection(index, &mut sent) {
+                Sent::All => self.sent_all(index),
+                Sent::Quantum => {
+                    self.rearm(index);
+                    self.ready.push_back(index);
+                }
+                Sent::NoRoom => {
+                    self.rearm(index);
+                    self.ready.push_front(index);
+                    break;
+                }
+            }
+        }
+        sent
+    }
+
+    fn send_connection(&mut self, index: u32, sent: &mut usize) -> Sent {
+        let quantum = self.config.egress_quantum;
+        let Some(conn) = self.conns.by_index(index) else {
+            return Sent::All;
+        };
+        let Some(link) = conn.link else {
+            // Waits for its path; `paths` makes it ready again.
+            return Sent::All;
+        };
+        let tuple = *conn.tcp.tuple();
+        for _ in 0..quantum {
+            if self.port.tx_space() == 0 || self.port.umem().tx_free() == 0 {
+                return Sent::NoRoom;
+            }
+            let Some(transmit) = conn.tcp.poll_transmit(self.now) else {
+                return Sent::All;
+            };
+            let posted = match transmit.payload {
+                Some(_) => send_payload(&mut self.port, &link, &tuple, transmit),
+                None => post_header(&mut self.port, &link, &tuple, transmit.ecn, &transmit.segment),
+            };
+            if posted {
+                *sent += 1;
+                self.counters.segments_out += 1;
+            } else {
+                // Room was there: a frame that the port refuses is a fault, and TCP will resend.
+                debug_assert!(false, "the port refused a frame");
+                self.counters.drops[DropReason::TransmitRingFull.index()] += 1;
+            }
+        }
+        Sent::Quantum
+    }
+
+    /// Takes the connection out of the queue; it comes back when something happens to it.
+    fn sent_all(&mut self, index: u32) {
+        let Some(conn) = self.conns.by_index(index) else {
+            return;
+        };
+        conn.ready = false;
+        let over = conn.tcp.is_closed();
+        if !over {
+            return self.rearm(index);
+        }
+        if conn.dirty {
+            // Its last event has not been told yet; that comes in the next turn.
+            return;
+        }
+        self.forget(index);
+    }
+
+    fn rearm(&mut self, index: u32) {
+        let Some(conn) = self.conns.by_index(index) else {
+            return;
+        };
+        let next = match (conn.tcp.next_timeout(), conn.tcp.next_send()) {
+            (Some(timeout), Some(send)) if send.as_nanos() < timeout.as_nanos() => Some(send),
+            (None, send) => send,
+            (timeout, _) => timeout,
+        };
+        self.wheel.set(index, next);
+    }
+}
+
+/// A segment with payload: its header goes into the headroom of the frame that holds the bytes.
+fn send_payload<P: Port>(
+    port: &mut P,
+    link: &Link,
+    tuple: &Tuple,
+    transmit: Transmit<'_, FramePayload>,
+) -> bool {
+    let Transmit { segment, payload: Some(payload), ecn, .. } = transmit else {
+        return false;
+    };
+    let len = bywash_wire::header_len(link, tuple, &segment);
+    let sum = payload.sum();
+    let Some(header) = payload.frame.head_mut(len) else {
+        // Queued, against the rule of `poll_transmit`, or without headroom.
+        return false;
+    };
+    bywash_wire::emit(header, link, tuple, ecn, HOP_LIMIT, &segment, sum);
+    port.transmit(&payload.frame, len)
+}
+
+/// A segment without payload, in a frame of its own that is free again with its completion.
+/// `false`: there was no frame, or no room in the ring.
+pub(crate) fn post_header<P: Port>(
+    port: &mut P,
+    link: &Link,
+    tuple: &Tuple,
+    ecn: Ecn,
+    segment: &Segment,
+) -> bool {
+    let Some(mut frame) = port.umem().alloc_tx() else {
+        return false;
+    };
+    let len = bywash_wire::header_len(link, tuple, segment);
+    let Some(header) = frame.head_mut(len) else {
+        return false;
+    };
+    bywash_wire::emit(header, link, tuple, ecn, HOP_LIMIT, segment, Sum::ZERO);
+    port.transmit(&frame, len)
+}

@@ -1,0 +1,30 @@
+//! Stage 1: completions come back.
+
+use bywash_xsk::Port;
+
+use crate::shard::Core;
+
+impl<P: Port> Core<P> {
+    /// Completion ring -> free frames. First of all stages, so that egress of this turn finds room.
+    /// Applications that wait for TX frames are told as soon as there are enough.
+    pub(crate) fn reclaim(&mut self) -> usize {
+        let reclaimed = self.port.reclaim();
+        if !self.starved.is_empty() && self.has_data_frames() {
+            let mut starved = std::mem::take(&mut self.starved);
+            for index in starved.drain(..) {
+                if let Some(conn) = self.conns.by_index(index) {
+                    conn.starved = false;
+                }
+                self.mark_dirty(index);
+            }
+            self.starved = starved;
+        }
+        reclaimed
+    }
+
+    /// Whether application data may take a TX frame: some are kept for ACKs, SYNs and RSTs, so that
+    /// a full send buffer cannot silence the acknowledgments that would empty it.
+    pub(crate) fn has_data_frames(&self) -> bool {
+        self.port.umem().tx_free() > self.config.control_frames as usize
+    }
+}
