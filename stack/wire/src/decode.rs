@@ -42,8 +42,11 @@ pub struct Decoded {
 
 /// Decodes an Ethernet frame that carries TCP over IPv4 or IPv6.
 ///
+/// Never panics, whatever the bytes.
+///
 /// # Errors
-/// The reason why the packet is to be dropped: the first found from the outside in, and the TCP checksum last but for the ports.
+/// Why the packet is to be dropped: the first reason found from the outside in. The TCP checksum is judged after the header's
+/// shape and before the ports, so a damaged port counts as a bad checksum.
 #[inline]
 pub fn decode(frame: &[u8], policy: ChecksumPolicy) -> Result<Decoded, DropReason> {
     let link = ethernet::parse(frame)?;
@@ -71,8 +74,7 @@ pub fn decode(frame: &[u8], policy: ChecksumPolicy) -> Result<Decoded, DropReaso
     if header.source_port == 0 || header.destination_port == 0 {
         return Err(DropReason::PortZero);
     }
-    // Built where the caller wants it: a move of the finished value would be a copy that waits for all these stores.
-    let mut decoded = Ok(Decoded {
+    let mut decoded = Decoded {
         source_mac: link.source,
         destination_mac: link.destination,
         tuple: Tuple {
@@ -91,10 +93,10 @@ pub fn decode(frame: &[u8], policy: ChecksumPolicy) -> Result<Decoded, DropReaso
         },
         segment: header.segment,
         partial_checksum,
-    });
-    if let (Some(list), Ok(decoded)) = (header.unusual_options, &mut decoded) {
+    };
+    if let Some(list) = header.unusual_options {
         let syn = decoded.segment.flags.contains(Flags::SYN);
         decoded.segment.options = Options::parse(list, syn);
     }
-    decoded
+    Ok(decoded)
 }

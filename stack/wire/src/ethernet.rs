@@ -118,7 +118,7 @@ pub(crate) fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     })
 }
 
-/// 0x9100 is what switches used for an outer tag before 802.1ad; as an outer tag it is no IP, as an inner one neither.
+/// The tags of the standards. 0x9100, an outer tag from before 802.1ad, is not known: such a frame counts as not IP.
 #[inline]
 const fn is_tag(ethertype: u16) -> bool {
     matches!(ethertype, TPID_CUSTOMER | TPID_SERVICE)
