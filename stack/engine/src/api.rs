@@ -18,17 +18,24 @@ use crate::steering::ListenRefused;
 const HIGH_PRESSURE_SEGMENTS: usize = 4;
 
 impl<P: Port> Core<P> {
-    pub(crate) fn listen(&mut self, port: u16, options: ConnOptions) -> Result<ListenerId, ListenError> {
+    pub(crate) fn listen(
+        &mut self,
+        port: u16,
+        options: ConnOptions,
+    ) -> Result<ListenerId, ListenError> {
         if port == 0 {
             return Err(ListenError::Zero);
         }
         if self.listeners.contains(port) {
             return Err(ListenError::InUse(port));
         }
-        self.env.steering.listen(port).map_err(|refused| match refused {
-            ListenRefused::Taken(text) => ListenError::Taken(text),
-            ListenRefused::Demux(cause) => ListenError::Steering { port, cause },
-        })?;
+        self.env
+            .steering
+            .listen(port)
+            .map_err(|refused| match refused {
+                ListenRefused::Taken(text) => ListenError::Taken(text),
+                ListenRefused::Demux(cause) => ListenError::Steering { port, cause },
+            })?;
         let config = self.config_with(options);
         self.listeners.insert(port, config);
         Ok(ListenerId { port })
@@ -51,13 +58,21 @@ impl<P: Port> Core<P> {
         }
         if !self.local_ports.reserved {
             let range = self.config.local_ports.clone();
-            let ours = self.env.steering.local_ports(range).map_err(ConnectError::Range)?;
+            let ours = self
+                .env
+                .steering
+                .local_ports(range)
+                .map_err(ConnectError::Range)?;
             let start = self.env.random.next_u64();
             self.local_ports = LocalPorts::new(&ours, self.config.index, self.config.shards, start);
             self.local_ports.reserved = true;
         }
         let sources = self.env.routes.sources();
-        let Some(source) = sources.iter().copied().find(|own| own.is_ipv4() == ip.is_ipv4()) else {
+        let Some(source) = sources
+            .iter()
+            .copied()
+            .find(|own| own.is_ipv4() == ip.is_ipv4())
+        else {
             let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
             return Err(ConnectError::NoSource { family, remote });
         };
@@ -140,12 +155,20 @@ impl<P: Port> Core<P> {
             self.mark_ready(id.index);
             return Ok(Recv::Data(payload.frame));
         }
-        Ok(if conn.tcp.at_end() { Recv::End } else { Recv::Empty })
+        Ok(if conn.tcp.at_end() {
+            Recv::End
+        } else {
+            Recv::Empty
+        })
     }
 
     pub(crate) fn shutdown(&mut self, id: ConnId) -> Result<(), ConnError> {
         let now = self.now;
-        self.conns.by_id(id).ok_or(ConnError::Unknown)?.tcp.close(now);
+        self.conns
+            .by_id(id)
+            .ok_or(ConnError::Unknown)?
+            .tcp
+            .close(now);
         self.mark_dirty(id.index);
         Ok(())
     }
@@ -161,7 +184,11 @@ impl<P: Port> Core<P> {
     }
 
     pub(crate) fn set_nagle(&mut self, id: ConnId, on: bool) -> Result<(), ConnError> {
-        self.conns.by_id(id).ok_or(ConnError::Unknown)?.tcp.set_nagle(on);
+        self.conns
+            .by_id(id)
+            .ok_or(ConnError::Unknown)?
+            .tcp
+            .set_nagle(on);
         self.mark_ready(id.index);
         Ok(())
     }
@@ -172,7 +199,10 @@ impl<P: Port> Core<P> {
 
     pub(crate) fn addresses(&mut self, id: ConnId) -> Result<(SocketAddr, SocketAddr), ConnError> {
         let tuple = *self.conns.by_id(id).ok_or(ConnError::Unknown)?.tcp.tuple();
-        Ok((SocketAddr::new(tuple.local, tuple.local_port), peer_of(&tuple)))
+        Ok((
+            SocketAddr::new(tuple.local, tuple.local_port),
+            peer_of(&tuple),
+        ))
     }
 
     /// Bytes of unread data that one connection may announce at the present pressure.

@@ -20,7 +20,9 @@ pub struct MonotonicClock {
 impl MonotonicClock {
     /// Starts at one second, so that "just before the start" can be expressed.
     pub fn new() -> Self {
-        Self { start: std::time::Instant::now() }
+        Self {
+            start: std::time::Instant::now(),
+        }
     }
 }
 
@@ -45,7 +47,9 @@ pub struct ManualClock {
 impl ManualClock {
     /// Starts at one second.
     pub fn new() -> Self {
-        Self { nanos: Rc::new(Cell::new(1_000_000_000)) }
+        Self {
+            nanos: Rc::new(Cell::new(1_000_000_000)),
+        }
     }
 
     /// Moves time on.

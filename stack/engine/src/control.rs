@@ -39,7 +39,10 @@ pub(crate) fn handler(
             bind_mode: mode_name(description.bind_mode).to_owned(),
             xdp_mode: description.xdp_mode.to_owned(),
             shards: ask_shards(&directory)?,
-            xdp: counters.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
+            xdp: counters
+                .into_iter()
+                .map(|(name, n)| (name.to_owned(), n))
+                .collect(),
         };
         let mut value = serde_json::to_value(&report).map_err(|error| error.to_string())?;
         if operation == Operation::Counters
@@ -66,7 +69,9 @@ fn ask_shards(directory: &Directory) -> Result<Vec<ShardReport>, String> {
     for shard in 0..directory.shards() {
         let (reply, answer) = bounded(1);
         if !directory.inbox(shard).send(ControlMessage::Report(reply)) {
-            return Err(format!("shard {shard} does not take messages; it hangs or is overloaded"));
+            return Err(format!(
+                "shard {shard} does not take messages; it hangs or is overloaded"
+            ));
         }
         let report = answer
             .recv_timeout(PATIENCE)

@@ -19,7 +19,7 @@ use crate::report::ShardReport;
 /// Frames that may wait to be taken by another shard. A shard that is behind by this many is
 /// overloaded; more would only add delay.
 const HANDOVER_CAPACITY: usize = 4096;
-/// Control messages are rare: reports and the request to stop.
+/// Questions are rare.
 const CONTROL_CAPACITY: usize = 64;
 const STRIPES: usize = 64;
 
@@ -28,8 +28,6 @@ const STRIPES: usize = 64;
 pub(crate) enum ControlMessage {
     /// Answer with the present state.
     Report(Sender<ShardReport>),
-    /// End.
-    Stop,
 }
 
 /// The way to one shard from other threads.
@@ -51,7 +49,10 @@ impl Inbox {
     /// Tells the inbox how to wake its shard; once, by the shard itself.
     pub(crate) fn set_waker(&self, waker: Waker) {
         // A second call could only come from a second shard with this index, which cannot be.
-        assert!(self.waker.set(waker).is_ok(), "an inbox belongs to one shard");
+        assert!(
+            self.waker.set(waker).is_ok(),
+            "an inbox belongs to one shard"
+        );
     }
 
     pub(crate) fn wake(&self) {
@@ -93,8 +94,12 @@ impl Directory {
     pub(crate) fn new(shards: u32) -> Self {
         Self {
             hasher: foldhash::fast::RandomState::default(),
-            stripes: (0..STRIPES).map(|_| CachePadded::new(Stripe::default())).collect(),
-            inboxes: (0..shards).map(|_| CachePadded::new(Inbox::new())).collect(),
+            stripes: (0..STRIPES)
+                .map(|_| CachePadded::new(Stripe::default()))
+                .collect(),
+            inboxes: (0..shards)
+                .map(|_| CachePadded::new(Inbox::new()))
+                .collect(),
         }
     }
 
@@ -107,17 +112,26 @@ impl Directory {
     }
 
     pub(crate) fn insert(&self, tuple: &Tuple, shard: u32) {
-        let mut stripe = self.stripe(tuple).write().expect("no holder of a stripe panics");
+        let mut stripe = self
+            .stripe(tuple)
+            .write()
+            .expect("no holder of a stripe panics");
         stripe.insert(*tuple, shard);
     }
 
     pub(crate) fn remove(&self, tuple: &Tuple) {
-        let mut stripe = self.stripe(tuple).write().expect("no holder of a stripe panics");
+        let mut stripe = self
+            .stripe(tuple)
+            .write()
+            .expect("no holder of a stripe panics");
         stripe.remove(tuple);
     }
 
     pub(crate) fn owner(&self, tuple: &Tuple) -> Option<u32> {
-        let stripe = self.stripe(tuple).read().expect("no holder of a stripe panics");
+        let stripe = self
+            .stripe(tuple)
+            .read()
+            .expect("no holder of a stripe panics");
         stripe.get(tuple).copied()
     }
 

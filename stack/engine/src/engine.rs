@@ -25,7 +25,7 @@ use crate::directory::Directory;
 use crate::host::control::ControlError;
 use crate::host::cores::CoreError;
 use crate::host::{
-    ControlServer, Device, DeviceError, EngineLock, HostEvent, LockError, Monitor, MonitorError,
+    ControlServer, Device, DeviceError, EngineLock, Host, HostError, HostEvent, LockError,
 };
 use crate::random::SystemRandom;
 use crate::service::Service;
@@ -128,7 +128,7 @@ pub enum StartError {
     Cores(#[from] CoreError),
     /// The kernel's routes and neighbours.
     #[error(transparent)]
-    Monitor(#[from] MonitorError),
+    Host(#[from] HostError),
     /// The control socket.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -213,7 +213,7 @@ pub struct Engine<S> {
     release: Option<Sender<()>>,
     demux: Option<Arc<Demux>>,
     control: Option<ControlServer>,
-    monitor: Option<Monitor>,
+    host: Option<Host>,
     // Last: the lock stands for everything above.
     _lock: EngineLock,
 }
@@ -228,8 +228,11 @@ impl<S: Service + Send + 'static> Engine<S> {
         let lock = EngineLock::acquire(&device)?;
         let demux = Arc::new(attach(&config, &device)?);
         let directory = Arc::new(Directory::new(config.shards));
-        let monitor = monitor(&device, &demux, &directory)?;
-        let shared = Arc::new(Shared { stop: AtomicBool::new(false), ended: AtomicU32::new(0) });
+        let host = host(&device, &demux)?;
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            ended: AtomicU32::new(0),
+        });
         let (release, released) = bounded::<()>(0);
         let checksum = checksum_policy(&device);
         let mut engine = Self {
@@ -249,7 +252,7 @@ impl<S: Service + Send + 'static> Engine<S> {
             release: Some(release),
             demux: Some(demux.clone()),
             control: None,
-            monitor: Some(monitor),
+            host: Some(host),
             _lock: lock,
         };
         let ports = Arc::new(Mutex::new(EnginePorts::default()));
@@ -261,7 +264,11 @@ impl<S: Service + Send + 'static> Engine<S> {
                     shards: config.shards,
                     mtu: device.mtu,
                     checksum,
-                    pools: if config.pools == 0 { PoolPolicy::Shared } else { config.shard.pools },
+                    pools: if config.pools == 0 {
+                        PoolPolicy::Shared
+                    } else {
+                        config.shard.pools
+                    },
                     ..config.shard.clone()
                 },
                 core,
@@ -283,8 +290,9 @@ impl<S: Service + Send + 'static> Engine<S> {
 
     fn start_shard(&mut self, seed: ShardSeed, service: S) -> Result<Mode, StartError> {
         let index = seed.shard.index;
-        let routes = match &self.monitor {
-            Some(monitor) => monitor.routes(index),
+        let directory = self.directory.clone();
+        let routes = match &self.host {
+            Some(host) => host.routes(move || directory.inbox(index).wake()),
             None => return Err(StartError::ShardDied(index)),
         };
         let (ready, is_ready) = bounded(1);
@@ -327,7 +335,7 @@ impl<S: Service + Send + 'static> Engine<S> {
         }
         // Answers need shards; changes need the demultiplexer.
         self.control = None;
-        self.monitor = None;
+        self.host = None;
         let detached = match self.demux.take().map(Arc::try_unwrap) {
             Some(Ok(demux)) => demux.detach().map_err(EngineError::from),
             // A shard that has ended holds it still: the last holder's drop detaches.
@@ -356,7 +364,7 @@ impl<S> Drop for Engine<S> {
             self.directory.inbox(shard).wake();
         }
         self.control = None;
-        self.monitor = None;
+        self.host = None;
         self.demux = None;
         self.release = None;
         for thread in self.threads.drain(..) {
@@ -386,7 +394,10 @@ impl ShardSeed {
         routes: Box<dyn crate::host::Routes>,
         ready: &Sender<Result<Mode, StartError>>,
     ) -> S {
-        let guard = EndGuard { shared: self.shared.clone(), directory: self.directory.clone() };
+        let guard = EndGuard {
+            shared: self.shared.clone(),
+            directory: self.directory.clone(),
+        };
         let port = match self.open() {
             Ok(port) => port,
             Err(error) => {
@@ -398,7 +409,15 @@ impl ShardSeed {
             }
         };
         let mode = port.mode();
-        let Self { shard, demux, ports, directory, shared, released, .. } = self;
+        let Self {
+            shard,
+            demux,
+            ports,
+            directory,
+            shared,
+            released,
+            ..
+        } = self;
         let queue = shard.index;
         let environment = Environment {
             clock: Box::new(MonotonicClock::new()),
@@ -453,7 +472,11 @@ fn check(config: &EngineConfig, device: &Device) -> Result<(), StartError> {
     // (veth_xdp_set), which its own check finds at attach.
     let most = 4096 - XDP_HEADROOM - LINK_HEADER;
     if u32::from(device.mtu) > most {
-        return Err(StartError::Mtu { device: device.name.clone(), mtu: device.mtu, most });
+        return Err(StartError::Mtu {
+            device: device.name.clone(),
+            mtu: device.mtu,
+            most,
+        });
     }
     Ok(())
 }
@@ -473,11 +496,8 @@ fn attach(config: &EngineConfig, device: &Device) -> Result<Demux, StartError> {
 }
 
 /// The host thread, with the demultiplexer following the device's addresses.
-fn monitor(
-    device: &Device,
-    demux: &Arc<Demux>,
-    directory: &Arc<Directory>,
-) -> Result<Monitor, StartError> {
+fn host(device: &Device, demux: &Arc<Demux>) -> Result<Host, StartError> {
+    // The engine's is the last strong reference: its drop detaches.
     let demux = Arc::downgrade(demux);
     let on_event = move |event: HostEvent| {
         let Some(demux) = demux.upgrade() else {
@@ -495,13 +515,7 @@ fn monitor(
             tracing::error!(%error, "the demultiplexer does not follow the device's addresses");
         }
     };
-    let wakers = (0..directory.shards())
-        .map(|shard| {
-            let directory = directory.clone();
-            Box::new(move || directory.inbox(shard).wake()) as Box<dyn Fn() + Send + Sync>
-        })
-        .collect();
-    Ok(Monitor::spawn(device, wakers, Box::new(on_event))?)
+    Ok(Host::spawn(device, on_event)?)
 }
 
 fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {

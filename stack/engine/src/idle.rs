@@ -18,7 +18,10 @@ pub(crate) struct Idle {
 
 impl Idle {
     pub(crate) fn new(policy: IdlePolicy) -> Self {
-        Self { policy, since: None }
+        Self {
+            policy,
+            since: None,
+        }
     }
 
     /// Call after every turn. `Some(t)`: sleep, at most for `t`.
@@ -62,7 +65,10 @@ mod tests {
         let mut idle = Idle::new(IdlePolicy::SpinThenSleep(Duration::from_micros(50)));
         assert_eq!(idle.after_turn(at(0), false, None), None);
         assert_eq!(idle.after_turn(at(49), false, None), None);
-        assert_eq!(idle.after_turn(at(50), false, Some(at(80))), Some(Duration::from_micros(30)));
+        assert_eq!(
+            idle.after_turn(at(50), false, Some(at(80))),
+            Some(Duration::from_micros(30))
+        );
         assert_eq!(idle.after_turn(at(60), true, None), None);
         assert_eq!(idle.after_turn(at(100), false, None), None);
         assert_eq!(idle.after_turn(at(200), false, None), Some(LONGEST_SLEEP));

@@ -26,7 +26,14 @@ impl Listeners {
     }
 
     pub(crate) fn insert(&mut self, port: u16, tcp: TcpConfig) {
-        self.by_port.insert(port, PortListener { tcp, half_open: 0, accepted: 0 });
+        self.by_port.insert(
+            port,
+            PortListener {
+                tcp,
+                half_open: 0,
+                accepted: 0,
+            },
+        );
     }
 
     pub(crate) fn remove(&mut self, port: u16) -> bool {
@@ -38,7 +45,9 @@ impl Listeners {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, &PortListener)> {
-        self.by_port.iter().map(|(port, listener)| (*port, listener))
+        self.by_port
+            .iter()
+            .map(|(port, listener)| (*port, listener))
     }
 }
 
@@ -56,10 +65,19 @@ pub(crate) struct LocalPorts {
 impl LocalPorts {
     /// `start` is any number; it decides which port is tried first (RFC 6056 wants no order that
     /// a peer can guess from outside).
-    pub(crate) fn new(range: &std::ops::RangeInclusive<u16>, index: u32, shards: u32, start: u64) -> Self {
+    pub(crate) fn new(
+        range: &std::ops::RangeInclusive<u16>,
+        index: u32,
+        shards: u32,
+        start: u64,
+    ) -> Self {
         let first = u32::from(*range.start()) + index;
         let end = u32::from(*range.end());
-        let count = if first > end { 0 } else { (end - first) / shards + 1 };
+        let count = if first > end {
+            0
+        } else {
+            (end - first) / shards + 1
+        };
         Self {
             first: first as u16,
             count: count as u16,

@@ -43,7 +43,14 @@ impl<A: Service, B: Service> MemoryPair<A, B> {
         let clock = || Box::new(MonotonicClock::new()) as Box<dyn Clock>;
         let random = || Box::new(SystemRandom) as Box<dyn Random>;
         let ports = MemoryPort::try_pair(&MemoryConfig::default())?;
-        Ok(Self::with(config, ports, a, b, [clock(), clock()], [random(), random()]))
+        Ok(Self::with(
+            config,
+            ports,
+            a,
+            b,
+            [clock(), clock()],
+            [random(), random()],
+        ))
     }
 
     /// Everything from outside given: a test sets the clock, the seed and the wire's faults.
@@ -56,7 +63,10 @@ impl<A: Service, B: Service> MemoryPair<A, B> {
         seed: u64,
     ) -> Self {
         let random = |seed| Box::new(SeededRandom(seed)) as Box<dyn Random>;
-        let clocks = [Box::new(clock.clone()) as Box<dyn Clock>, Box::new(clock.clone())];
+        let clocks = [
+            Box::new(clock.clone()) as Box<dyn Clock>,
+            Box::new(clock.clone()),
+        ];
         Self::with(config, ports, a, b, clocks, [random(seed), random(!seed)])
     }
 
@@ -69,9 +79,18 @@ impl<A: Service, B: Service> MemoryPair<A, B> {
         [random_a, random_b]: [Box<dyn Random>; 2],
     ) -> Self {
         // There is no flow table here that could point a flow at a ring.
-        let config = ShardConfig { pools: PoolPolicy::Shared, ..config.clone() };
+        let config = ShardConfig {
+            pools: PoolPolicy::Shared,
+            ..config.clone()
+        };
         let routes = |own: [IpAddr; 2], source_mac, destination_mac| {
-            let path = Path { source: own[0], source_mac, destination_mac, vlan: None, mtu: config.mtu };
+            let path = Path {
+                source: own[0],
+                source_mac,
+                destination_mac,
+                vlan: None,
+                mtu: config.mtu,
+            };
             Box::new(StaticRoutes::new(own.to_vec()).with_default(path))
         };
         let environment = |clock, random, routes| Environment {
@@ -83,8 +102,18 @@ impl<A: Service, B: Service> MemoryPair<A, B> {
         let routes_a = routes(ADDRESSES_A, MAC_A, MAC_B);
         let routes_b = routes(ADDRESSES_B, MAC_B, MAC_A);
         Self {
-            a: Shard::new(config.clone(), ports.0, a, environment(clock_a, random_a, routes_a)),
-            b: Shard::new(config.clone(), ports.1, b, environment(clock_b, random_b, routes_b)),
+            a: Shard::new(
+                config.clone(),
+                ports.0,
+                a,
+                environment(clock_a, random_a, routes_a),
+            ),
+            b: Shard::new(
+                config.clone(),
+                ports.1,
+                b,
+                environment(clock_b, random_b, routes_b),
+            ),
         }
     }
 

@@ -32,7 +32,9 @@ impl<P: Port> Core<P> {
         let count = changed.len();
         for remote in changed.drain(..) {
             match self.pathless.remove(&remote) {
-                Some(waiting) => waiting.into_iter().for_each(|index| self.find_path_of(index, remote)),
+                Some(waiting) => waiting
+                    .into_iter()
+                    .for_each(|index| self.find_path_of(index, remote)),
                 None => self.repath(remote),
             }
         }
@@ -98,7 +100,9 @@ impl<P: Port> Core<P> {
         };
         let remote = peer_address(conn.tcp.tuple());
         let Some(tuple) = self.choose_tuple(path.source, remote) else {
-            return Err(Unreachable::Failed(Arc::from("no local port is free towards the peer")));
+            return Err(Unreachable::Failed(Arc::from(
+                "no local port is free towards the peer",
+            )));
         };
         let tcp = self.active_connection(&config, tuple, path.mtu);
         if let Some(conn) = self.conns.by_index(index) {
@@ -124,9 +128,13 @@ impl<P: Port> Core<P> {
 
     /// A tuple from `source` to `remote` with a local port that no connection uses towards it.
     pub(crate) fn choose_tuple(&mut self, source: IpAddr, remote: SocketAddr) -> Option<Tuple> {
-        let Self { local_ports, flows, .. } = self;
+        let Self {
+            local_ports, flows, ..
+        } = self;
         let tuple = |port| Tuple::tcp(source, port, remote.ip(), remote.port());
-        local_ports.pick(|port| flows.lookup(&tuple(port)).is_some()).map(tuple)
+        local_ports
+            .pick(|port| flows.lookup(&tuple(port)).is_some())
+            .map(tuple)
     }
 
     fn no_path(&mut self, index: u32, reason: Unreachable) {

@@ -23,7 +23,10 @@ impl FramePayload {
 
     /// An empty frame that application data will be appended to.
     pub(crate) fn empty(frame: Frame) -> Self {
-        Self { frame, sum: Some(Sum::ZERO) }
+        Self {
+            frame,
+            sum: Some(Sum::ZERO),
+        }
     }
 
     /// Copies as much of `bytes` behind the window as fits under `limit` bytes of payload, summing

@@ -26,7 +26,12 @@ pub(crate) struct Pools {
 impl Pools {
     pub(crate) fn new(rings: usize) -> Self {
         let free: Vec<u16> = (FIRST_POOL..rings).rev().map(|ring| ring as u16).collect();
-        Self { total: free.len(), free, held: Vec::new(), generation: 0 }
+        Self {
+            total: free.len(),
+            free,
+            held: Vec::new(),
+            generation: 0,
+        }
     }
 
     /// A free ring for a new owner, and the owner's generation.
@@ -50,7 +55,8 @@ impl Pools {
     /// readable only in a turn whose drain began after its grace time.
     pub(crate) fn expire(&mut self, now: Instant) {
         if !self.held.is_empty() {
-            self.held.retain(|(_, until)| until.as_nanos() > now.as_nanos());
+            self.held
+                .retain(|(_, until)| until.as_nanos() > now.as_nanos());
         }
     }
 
@@ -60,7 +66,10 @@ impl Pools {
 
     /// When the next grace time ends: its ring may hold packets that nothing else announces.
     pub(crate) fn next_wakeup(&self) -> Option<Instant> {
-        self.held.iter().map(|(_, until)| *until).min_by_key(|until| until.as_nanos())
+        self.held
+            .iter()
+            .map(|(_, until)| *until)
+            .min_by_key(|until| until.as_nanos())
     }
 
     /// Rings in use, and rings in all.
@@ -89,7 +98,10 @@ mod tests {
     fn every_ring_goes_round() {
         let mut pools = Pools::new(5);
         let taken: Vec<_> = std::iter::from_fn(|| pools.take()).collect();
-        assert_eq!(taken.iter().map(|(ring, _)| *ring).collect::<Vec<_>>(), [2, 3, 4]);
+        assert_eq!(
+            taken.iter().map(|(ring, _)| *ring).collect::<Vec<_>>(),
+            [2, 3, 4]
+        );
         assert_eq!(pools.usage(), (3, 3));
         pools.release(3);
         let (ring, generation) = pools.take().unwrap();

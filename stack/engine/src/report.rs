@@ -56,7 +56,7 @@ pub struct ConnectionReport {
     pub local: SocketAddr,
     /// The peer's address and port.
     pub remote: SocketAddr,
-    /// State as in RFC 9293, in the spelling of `ss`: `ESTAB`, `FIN-WAIT-1`, ..
+    /// State in the spelling of RFC 9293: `ESTABLISHED`, `FIN-WAIT-1`, ..
     pub state: String,
     /// RX ring of its own, if it has one.
     pub pool: Option<u32>,
@@ -164,7 +164,11 @@ impl<P: Port> Core<P> {
         let (pools_used, pools_total) = self.pools.usage();
         ShardReport {
             shard: self.config.index,
-            connections: self.conns.iter().map(|(_, conn)| connection(conn)).collect(),
+            connections: self
+                .conns
+                .iter()
+                .map(|(_, conn)| connection(conn))
+                .collect(),
             listeners: self
                 .listeners
                 .iter()
@@ -225,7 +229,10 @@ impl<P: Port> Core<P> {
             ("kicks", port.kicks),
             ("kicks-deferred", port.kicks_deferred),
             ("kick-errors", port.kick_errors),
-            ("rx-ring-full", kernel(|k| k.rx_ring_full) + port.rx_ring_full.iter().sum::<u64>()),
+            (
+                "rx-ring-full",
+                kernel(|k| k.rx_ring_full) + port.rx_ring_full.iter().sum::<u64>(),
+            ),
             ("fill-ring-empty", kernel(|k| k.rx_fill_ring_empty_descs)),
             ("rx-dropped", kernel(|k| k.rx_dropped)),
             ("tx-invalid-descriptors", kernel(|k| k.tx_invalid_descs)),

@@ -163,7 +163,9 @@ pub enum ConnectError {
     #[error("{0} is not an address that can be connected to (unspecified, multicast or port 0)")]
     BadAddress(SocketAddr),
     /// No address of that family on the device.
-    #[error("the device has no {family} address to connect to {remote} from; add one with `ip address add`")]
+    #[error(
+        "the device has no {family} address to connect to {remote} from; add one with `ip address add`"
+    )]
     NoSource {
         /// "IPv4" or "IPv6".
         family: &'static str,

@@ -4,8 +4,8 @@
 //! while the service is being called. The stages of a turn are methods of `Core` and `Shard`, one
 //! file each in `stages/`.
 
-use std::collections::{BinaryHeap, VecDeque};
 use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -149,9 +149,13 @@ pub struct Core<P: Port> {
 pub(crate) enum Phase {
     Running,
     /// The service was told to come to an end; if it has not by this time, it is stopped.
-    Asked { until: Instant },
+    Asked {
+        until: Instant,
+    },
     /// Connections are closing; whatever is open at this time is reset.
-    Stopping { until: Instant },
+    Stopping {
+        until: Instant,
+    },
     Stopped,
 }
 
@@ -174,7 +178,11 @@ pub(crate) struct RateLimit {
 
 impl RateLimit {
     fn new(per_second: u32) -> Self {
-        Self { per_second, tokens: per_second, second: 0 }
+        Self {
+            per_second,
+            tokens: per_second,
+            second: 0,
+        }
     }
 
     pub(crate) fn take(&mut self, now: Instant) -> bool {
@@ -275,15 +283,23 @@ impl<P: Port> Core<P> {
 
     /// Time at which the shard must look again even if nothing arrives.
     fn next_wakeup(&self) -> Option<Instant> {
-        let service = self.service_timers.peek().map(|Reverse((at, _))| Instant::from_nanos(*at));
+        let service = self
+            .service_timers
+            .peek()
+            .map(|Reverse((at, _))| Instant::from_nanos(*at));
         let stopping = match self.phase {
             Phase::Asked { until } | Phase::Stopping { until } => Some(until),
             Phase::Running | Phase::Stopped => None,
         };
-        [self.wheel.next_wakeup(), service, stopping, self.pools.next_wakeup()]
-            .into_iter()
-            .flatten()
-            .min_by_key(|at| at.as_nanos())
+        [
+            self.wheel.next_wakeup(),
+            service,
+            stopping,
+            self.pools.next_wakeup(),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|at| at.as_nanos())
     }
 
     pub(crate) fn set_service_timer(&mut self, after: Duration, token: u64) {
@@ -293,7 +309,9 @@ impl<P: Port> Core<P> {
 
     pub(crate) fn stop(&mut self) {
         if matches!(self.phase, Phase::Running | Phase::Asked { .. }) {
-            self.phase = Phase::Stopping { until: self.now + self.linger() };
+            self.phase = Phase::Stopping {
+                until: self.now + self.linger(),
+            };
             self.close_all();
         }
     }
@@ -359,7 +377,11 @@ impl<P: Port, S: Service> Shard<P, S> {
         directory: Arc<Directory>,
     ) -> Self {
         directory.inbox(config.index).set_waker(port.waker());
-        Self { core: Core::new(config, port, env, directory), service, started: false }
+        Self {
+            core: Core::new(config, port, env, directory),
+            service,
+            started: false,
+        }
     }
 
     /// A shard on its own.
@@ -412,7 +434,11 @@ impl<P: Port, S: Service> Shard<P, S> {
         report.kicks = self.core.kick();
         self.core.settle();
         self.core.counters.turns += 1;
-        debug_assert_eq!(self.core.port.umem().ledger().check(), Ok(()), "a frame got lost");
+        debug_assert_eq!(
+            self.core.port.umem().ledger().check(),
+            Ok(()),
+            "a frame got lost"
+        );
         report
     }
 
@@ -443,7 +469,9 @@ impl<P: Port, S: Service> Shard<P, S> {
     fn ask_to_stop(&mut self) {
         self.core.events.push_back(Event::Stopping);
         if self.core.phase == Phase::Running {
-            self.core.phase = Phase::Asked { until: self.core.now + self.core.linger() };
+            self.core.phase = Phase::Asked {
+                until: self.core.now + self.core.linger(),
+            };
         }
     }
 
@@ -452,7 +480,10 @@ impl<P: Port, S: Service> Shard<P, S> {
     }
 
     pub(crate) fn take_control(&mut self) -> Option<ControlMessage> {
-        self.core.directory.inbox(self.core.config.index).next_control()
+        self.core
+            .directory
+            .inbox(self.core.config.index)
+            .next_control()
     }
 }
 

@@ -16,7 +16,10 @@ pub(crate) struct Slab<T> {
 
 impl<T> Slab<T> {
     pub(crate) fn new() -> Self {
-        Self { places: Vec::new(), free: Vec::new() }
+        Self {
+            places: Vec::new(),
+            free: Vec::new(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -26,8 +29,14 @@ impl<T> Slab<T> {
     /// The id that the next `insert` will give.
     pub(crate) fn next_id(&self) -> ConnId {
         match self.free.last() {
-            Some(&index) => ConnId { index, generation: self.places[index as usize].generation },
-            None => ConnId { index: self.places.len() as u32, generation: 0 },
+            Some(&index) => ConnId {
+                index,
+                generation: self.places[index as usize].generation,
+            },
+            None => ConnId {
+                index: self.places.len() as u32,
+                generation: 0,
+            },
         }
     }
 
@@ -36,7 +45,10 @@ impl<T> Slab<T> {
         if self.free.pop().is_some() {
             self.places[id.index as usize].value = Some(value);
         } else {
-            self.places.push(Place { generation: 0, value: Some(value) });
+            self.places.push(Place {
+                generation: 0,
+                value: Some(value),
+            });
         }
         id
     }
@@ -63,13 +75,19 @@ impl<T> Slab<T> {
 
     pub(crate) fn id_of(&self, index: u32) -> Option<ConnId> {
         let place = self.places.get(index as usize)?;
-        place.value.as_ref().map(|_| ConnId { index, generation: place.generation })
+        place.value.as_ref().map(|_| ConnId {
+            index,
+            generation: place.generation,
+        })
     }
 
     /// All values, in order of their index: for the control path and the end, never per packet.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnId, &T)> {
         self.places.iter().enumerate().filter_map(|(index, place)| {
-            let id = ConnId { index: index as u32, generation: place.generation };
+            let id = ConnId {
+                index: index as u32,
+                generation: place.generation,
+            };
             place.value.as_ref().map(|value| (id, value))
         })
     }
@@ -101,7 +119,13 @@ mod tests {
         }
         slab.remove(1);
         let next = slab.next_id();
-        assert_eq!(next, ConnId { index: 1, generation: 1 });
+        assert_eq!(
+            next,
+            ConnId {
+                index: 1,
+                generation: 1
+            }
+        );
         assert_eq!(slab.insert(9), next);
     }
 }

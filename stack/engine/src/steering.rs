@@ -78,7 +78,11 @@ pub(crate) struct DemuxSteering {
 
 impl DemuxSteering {
     pub(crate) fn new(demux: Arc<Demux>, ports: Arc<Mutex<EnginePorts>>, queue: u32) -> Self {
-        Self { demux, ports, queue }
+        Self {
+            demux,
+            ports,
+            queue,
+        }
     }
 
     fn ports(&self) -> MutexGuard<'_, EnginePorts> {
@@ -108,13 +112,18 @@ impl Steering for DemuxSteering {
                 .map_err(|error| ListenRefused::Taken(error.to_string()))?;
             ports.listened.insert(port);
         }
-        self.demux.listen(port).map_err(|error| ListenRefused::Demux(error.to_string()))
+        self.demux
+            .listen(port)
+            .map_err(|error| ListenRefused::Demux(error.to_string()))
     }
 
     /// The port stays ours: connections that were accepted on it outlive the listener, and the
     /// kernel would reset them.
     fn unlisten(&mut self, port: u16) {
-        let result = self.demux.hold_port(port).and_then(|()| self.demux.unlisten(port));
+        let result = self
+            .demux
+            .hold_port(port)
+            .and_then(|()| self.demux.unlisten(port));
         if let Err(error) = result {
             tracing::warn!(port, %error, "the demultiplexer did not give the port back");
         }
@@ -138,16 +147,28 @@ impl Steering for DemuxSteering {
             ));
         };
         if ours != range {
-            tracing::warn!(?ours, taken = report.left_out.len(), "part of the local port range is in use");
+            tracing::warn!(
+                ?ours,
+                taken = report.left_out.len(),
+                "part of the local port range is in use"
+            );
         }
-        self.demux.set_local_ports(Some(ours.clone())).map_err(|error| error.to_string())?;
+        self.demux
+            .set_local_ports(Some(ours.clone()))
+            .map_err(|error| error.to_string())?;
         ports.local = Some(ours.clone());
         Ok(ours)
     }
 
     fn insert_flow(&mut self, tuple: &Tuple, ring: usize, generation: u32) -> Result<(), String> {
-        let value = FlowValue { slot: slot(self.queue, ring as u32), generation, queue: self.queue };
-        self.demux.insert_flow(&Self::key(tuple), value).map_err(|error| error.to_string())
+        let value = FlowValue {
+            slot: slot(self.queue, ring as u32),
+            generation,
+            queue: self.queue,
+        };
+        self.demux
+            .insert_flow(&Self::key(tuple), value)
+            .map_err(|error| error.to_string())
     }
 
     fn remove_flow(&mut self, tuple: &Tuple) {
@@ -184,9 +205,15 @@ mod tests {
         assert_eq!(longest_free_run(&range, &[]), Some(60000..=60099));
         assert_eq!(longest_free_run(&range, &[60000]), Some(60001..=60099));
         assert_eq!(longest_free_run(&range, &[60030]), Some(60031..=60099));
-        assert_eq!(longest_free_run(&range, &[60080, 60081]), Some(60000..=60079));
+        assert_eq!(
+            longest_free_run(&range, &[60080, 60081]),
+            Some(60000..=60079)
+        );
         let all: Vec<u16> = range.clone().collect();
         assert_eq!(longest_free_run(&range, &all), None);
-        assert_eq!(longest_free_run(&(65500..=65535), &[65500]), Some(65501..=65535));
+        assert_eq!(
+            longest_free_run(&(65500..=65535), &[65500]),
+            Some(65501..=65535)
+        );
     }
 }

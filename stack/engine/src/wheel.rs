@@ -32,7 +32,12 @@ struct Entry {
     place: u32,
 }
 
-const IDLE: Entry = Entry { next: NONE, prev: NONE, tick: 0, place: NONE };
+const IDLE: Entry = Entry {
+    next: NONE,
+    prev: NONE,
+    tick: 0,
+    place: NONE,
+};
 
 /// Deadlines by key.
 pub(crate) struct Wheel {
@@ -146,7 +151,12 @@ impl Wheel {
         let slot = ((at >> (SLOT_BITS * level as u32)) & (SLOTS as u64 - 1)) as usize;
         let place = level * SLOTS + slot;
         let head = self.heads[place];
-        self.entries[key as usize] = Entry { next: head, prev: NONE, tick, place: place as u32 };
+        self.entries[key as usize] = Entry {
+            next: head,
+            prev: NONE,
+            tick,
+            place: place as u32,
+        };
         if head != NONE {
             self.entries[head as usize].prev = key;
         }
@@ -216,7 +226,11 @@ impl Wheel {
     /// block of 64, where higher levels are spread.
     fn next_stop(&self, slot: usize) -> u64 {
         let block = self.tick - slot as u64;
-        let later = if slot + 1 < SLOTS { self.occupied[0] >> (slot + 1) << (slot + 1) } else { 0 };
+        let later = if slot + 1 < SLOTS {
+            self.occupied[0] >> (slot + 1) << (slot + 1)
+        } else {
+            0
+        };
         match later {
             0 => block + SLOTS as u64,
             bits => block + u64::from(bits.trailing_zeros()),
@@ -283,7 +297,15 @@ mod tests {
 
     #[test]
     fn next_wakeup_leads_to_the_deadline() {
-        for delay in [0, 1, TICK, 64 * TICK, 65 * TICK, 5000 * TICK, 300_000 * TICK] {
+        for delay in [
+            0,
+            1,
+            TICK,
+            64 * TICK,
+            65 * TICK,
+            5000 * TICK,
+            300_000 * TICK,
+        ] {
             let mut wheel = Wheel::new(at(77 * TICK));
             wheel.set(3, Some(at(77 * TICK + delay)));
             let mut steps = 0;

@@ -278,6 +278,12 @@ pub struct RegionView {
     peer: Option<Arc<Region>>,
 }
 
+impl core::fmt::Debug for RegionView {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("RegionView").finish_non_exhaustive()
+    }
+}
+
 impl RegionView {
     pub(crate) fn new(own: Arc<Region>, peer: Option<Arc<Region>>) -> Self {
         Self { own, peer }

@@ -25,7 +25,8 @@ impl<P: Port, S: Service> Shard<P, S> {
         for _ in 0..PASSES {
             while let Some(event) = self.core.events.pop_front() {
                 delivered += 1;
-                self.service.on_event(&mut Context::new(&mut self.core), event);
+                self.service
+                    .on_event(&mut Context::new(&mut self.core), event);
             }
             for _ in 0..self.core.dirty.len() {
                 let Some(index) = self.core.dirty.pop_front() else {
@@ -55,7 +56,8 @@ impl<P: Port, S: Service> Shard<P, S> {
         let mut delivered = 0;
         while let Some(event) = self.core.next_event(index) {
             delivered += 1;
-            self.service.on_event(&mut Context::new(&mut self.core), event);
+            self.service
+                .on_event(&mut Context::new(&mut self.core), event);
         }
         self.core.mark_ready(index);
         delivered
@@ -65,14 +67,10 @@ impl<P: Port, S: Service> Shard<P, S> {
         let mut taken = 0;
         while let Some(message) = self.take_control() {
             taken += 1;
-            match message {
-                ControlMessage::Report(reply) => {
-                    // Whoever asked may have given up waiting; that is its business.
-                    if reply.send(self.core.report()).is_err() {
-                        tracing::debug!("nobody waits for the report any more");
-                    }
-                }
-                ControlMessage::Stop => self.core.stop(),
+            let ControlMessage::Report(reply) = message;
+            // Whoever asked may have given up waiting; that is its business.
+            if reply.send(self.core.report()).is_err() {
+                tracing::debug!("nobody waits for the report any more");
             }
         }
         taken
@@ -99,7 +97,9 @@ impl<P: Port> Core<P> {
                 return Some(Event::Writable { conn: id });
             };
             match (event, conn.origin) {
-                (TcpEvent::Connected, Origin::Active) => return Some(Event::Connected { conn: id }),
+                (TcpEvent::Connected, Origin::Active) => {
+                    return Some(Event::Connected { conn: id });
+                }
                 (TcpEvent::Connected, Origin::HalfOpen(port)) => {
                     conn.origin = Origin::Accepted(port);
                     let peer = peer_of(conn.tcp.tuple());
@@ -108,7 +108,11 @@ impl<P: Port> Core<P> {
                         listener.accepted += 1;
                     }
                     let listener = ListenerId { port };
-                    return Some(Event::Accepted { conn: id, listener, peer });
+                    return Some(Event::Accepted {
+                        conn: id,
+                        listener,
+                        peer,
+                    });
                 }
                 (TcpEvent::Connected, Origin::Accepted(_)) => {}
                 (_, Origin::HalfOpen(_)) => {}
@@ -139,7 +143,8 @@ impl<P: Port> Core<P> {
     pub(crate) fn fail_opening(&mut self, index: u32, reason: crate::host::Unreachable) {
         if let Some(id) = self.conns.id_of(index) {
             self.forget(index);
-            self.events.push_back(Event::Unreachable { conn: id, reason });
+            self.events
+                .push_back(Event::Unreachable { conn: id, reason });
         }
     }
 }

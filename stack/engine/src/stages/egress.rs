@@ -67,7 +67,13 @@ impl<P: Port> Core<P> {
             };
             let posted = match transmit.payload {
                 Some(_) => send_payload(&mut self.port, &link, &tuple, transmit),
-                None => post_header(&mut self.port, &link, &tuple, transmit.ecn, &transmit.segment),
+                None => post_header(
+                    &mut self.port,
+                    &link,
+                    &tuple,
+                    transmit.ecn,
+                    &transmit.segment,
+                ),
             };
             if posted {
                 *sent += 1;
@@ -118,7 +124,13 @@ fn send_payload<P: Port>(
     tuple: &Tuple,
     transmit: Transmit<'_, FramePayload>,
 ) -> bool {
-    let Transmit { segment, payload: Some(payload), ecn, .. } = transmit else {
+    let Transmit {
+        segment,
+        payload: Some(payload),
+        ecn,
+        ..
+    } = transmit
+    else {
         return false;
     };
     let len = bywash_wire::header_len(link, tuple, &segment);

@@ -20,14 +20,20 @@ impl<P: Port> Core<P> {
     /// in the primary.
     pub(crate) fn ingress(&mut self) -> usize {
         self.pools.expire(self.now);
-        let rings = if self.pools.usage().0 > 0 { self.port.rings() } else { self.port.rings().min(FIRST_POOL) };
+        let rings = if self.pools.usage().0 > 0 {
+            self.port.rings()
+        } else {
+            self.port.rings().min(FIRST_POOL)
+        };
         let mut received = 0;
         let mut batch = std::mem::take(&mut self.batch);
         for ring in 0..rings {
             if self.pools.is_held(ring) {
                 continue;
             }
-            received += self.port.receive(ring, &mut batch, self.config.ingress_budget);
+            received += self
+                .port
+                .receive(ring, &mut batch, self.config.ingress_budget);
             for frame in batch.drain(..) {
                 self.on_frame(frame);
             }
@@ -53,7 +59,9 @@ impl<P: Port> Core<P> {
                 continue;
             };
             match frame.tail_mut() {
-                Some(room) if room.len() >= bytes.len() => room[..bytes.len()].copy_from_slice(&bytes),
+                Some(room) if room.len() >= bytes.len() => {
+                    room[..bytes.len()].copy_from_slice(&bytes)
+                }
                 _ => {
                     self.count_drop(DropReason::NoReceiveCredit);
                     continue;
@@ -97,7 +105,8 @@ impl<P: Port> Core<P> {
         } else if may_hold {
             conn.received += decoded.payload.len() as u64;
             let payload = payload_of(frame, decoded);
-            conn.tcp.on_segment(self.now, &decoded.segment, Some(payload))
+            conn.tcp
+                .on_segment(self.now, &decoded.segment, Some(payload))
         } else {
             // The ACK in it still counts; the data will be sent again.
             let bare = without_payload(&decoded.segment);
@@ -151,14 +160,19 @@ impl<P: Port> Core<P> {
         };
         let is_syn = decoded.segment.flags.contains(Flags::SYN);
         if is_syn && (full || entry.half_open >= backlog) {
-            let reason = if full { DropReason::ConnectionTableFull } else { DropReason::ListenQueueFull };
+            let reason = if full {
+                DropReason::ConnectionTableFull
+            } else {
+                DropReason::ListenQueueFull
+            };
             return self.count_drop(reason);
         }
         let mut config = entry.tcp.clone();
         config.mss = mss_for(self.config.mtu, &tuple).min(config.mss);
         let iss = self.secrets.initial_sequence(&tuple, self.now);
         let offset = self.secrets.timestamp_offset(&tuple);
-        let outcome = Listener::new(config).on_segment(self.now, tuple, &decoded.segment, iss, offset);
+        let outcome =
+            Listener::new(config).on_segment(self.now, tuple, &decoded.segment, iss, offset);
         match outcome {
             ListenOutcome::Connection(tcp) => {
                 entry.half_open += 1;
@@ -225,7 +239,11 @@ impl<P: Port> Core<P> {
         let Some((ring, generation)) = self.pools.take() else {
             return;
         };
-        match self.env.steering.insert_flow(conn.tcp.tuple(), ring.into(), generation) {
+        match self
+            .env
+            .steering
+            .insert_flow(conn.tcp.tuple(), ring.into(), generation)
+        {
             Ok(()) => {
                 conn.pool = Some(ring);
                 self.counters.promoted += 1;

@@ -12,7 +12,12 @@ impl<P: Port> Core<P> {
     pub(crate) fn timers(&mut self) -> usize {
         let now = self.now;
         let mut fired = 0;
-        let Self { wheel, conns, dirty, .. } = self;
+        let Self {
+            wheel,
+            conns,
+            dirty,
+            ..
+        } = self;
         wheel.advance(now, |index| {
             let Some(conn) = conns.by_index(index) else {
                 return;
