@@ -1,1 +1,57 @@
-//! TCP around the kernel: the public API and the bywash command.
+//! TCP around the kernel: the public API and the `bywash` command.
+//!
+//! An XDP program leads the packets of *our* ports past the kernel into AF_XDP rings; a polling
+//! engine on a pinned core runs TCP over those very buffers. Two faces:
+//!
+//! - a [`Service`] runs on the shard's own thread, to completion, with no queue in between: the
+//!   fast face. [`Engine::start`] runs one per shard of a device; [`MemoryPair`] runs two against
+//!   each other over a wire in memory, without root;
+//! - [`TcpListener`] and [`TcpStream`] are handles for other threads, shaped like those of
+//!   [`std::net`], with payload still readable where the NIC wrote it ([`TcpStream::read_lease`]).
+//!
+//! ```no_run
+//! use std::io::{Read, Write};
+//!
+//! use bywash::{EngineConfig, Stack};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let stack = Stack::start(EngineConfig::new("veth0"))?;
+//! let listener = stack.listen(7)?;
+//! let (mut stream, peer) = listener.accept()?;
+//! println!("{peer} connected");
+//! let mut buffer = [0; 4096];
+//! loop {
+//!     match stream.read(&mut buffer)? {
+//!         0 => break,
+//!         n => stream.write_all(&buffer[..n])?,
+//!     }
+//! }
+//! drop(stream);
+//! stack.stop()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A service does the same without a thread in between: [`echo::Echo`] is the model to copy.
+#![forbid(unsafe_code)]
+
+pub mod echo;
+pub mod iperf3;
+
+mod listener;
+mod stack;
+mod stream;
+
+pub use bywash_engine::config::{IdlePolicy, PoolPolicy, ShardConfig};
+pub use bywash_engine::context::{ConnOptions, Context};
+pub use bywash_engine::engine::{Engine, EngineConfig, EngineError, StartError};
+pub use bywash_engine::memory::MemoryPair;
+pub use bywash_engine::remote::{Failure, FailureCode, Lease, Readiness, Remote, RemoteConfig};
+pub use bywash_engine::service::{
+    ConnError, ConnId, ConnectError, Event, ListenError, ListenerId, Recv, Service,
+};
+pub use bywash_engine::tcp::CloseReason;
+pub use bywash_engine::xsk::{Frame, Port};
+pub use listener::TcpListener;
+pub use stack::Stack;
+pub use stream::TcpStream;

@@ -33,12 +33,18 @@ fn wait(slot: &Slot, patience: Patience, ready: impl Fn() -> bool) -> io::Result
         Patience::Forever => None,
         Patience::Until(deadline) => Some(deadline),
     };
-    if slot.signal.wait(deadline, ready) { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+    if slot.signal.wait(deadline, ready) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::TimedOut.into())
+    }
 }
 
 /// Received bytes, read in place. Dropping it gives the frame back to the shard.
 pub struct Lease {
     bytes: Option<RxLease>,
+    /// Bytes at the front that have been used up.
+    used: usize,
     slot: Arc<Slot>,
     link: Arc<ShardLink>,
 }
@@ -47,13 +53,26 @@ impl Deref for Lease {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.bytes.as_deref().unwrap_or_default()
+        self.bytes
+            .as_deref()
+            .and_then(|bytes| bytes.get(self.used..))
+            .unwrap_or_default()
+    }
+}
+
+impl Lease {
+    /// Drops `n` bytes from the front, or all of them if there are fewer.
+    pub fn advance(&mut self, n: usize) {
+        self.used += n.min(self.len());
     }
 }
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("conn", &self.slot.id).field("len", &self.len()).finish()
+        f.debug_struct("Lease")
+            .field("conn", &self.slot.id)
+            .field("len", &self.len())
+            .finish()
     }
 }
 
@@ -118,6 +137,7 @@ impl RemoteStream {
         match bytes {
             Some(bytes) => Ok(Lease {
                 bytes: Some(bytes),
+                used: 0,
                 slot: Arc::clone(&self.slot),
                 link: Arc::clone(&self.link),
             }),
@@ -177,7 +197,11 @@ impl RemoteStream {
             if status.has(Status::CONNECTED)
                 && let Some((chunk, taken)) = self.slot.fill_chunk(bytes)
             {
-                let write = Command::Write { conn: self.slot.id, chunk, len: taken as u32 };
+                let write = Command::Write {
+                    conn: self.slot.id,
+                    chunk,
+                    len: taken as u32,
+                };
                 self.link.send(write)?;
                 return Ok(taken);
             }
@@ -208,13 +232,20 @@ impl RemoteStream {
             let status = self.slot.status();
             status.has(Status::DRAINED) || status.has(Status::CLOSED)
         })?;
-        if self.slot.status().has(Status::DRAINED) { Ok(()) } else { self.check() }
+        if self.slot.status().has(Status::DRAINED) {
+            Ok(())
+        } else {
+            self.check()
+        }
     }
 
     /// Switches Nagle's algorithm off (`true`) or on, as TCP_NODELAY does.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         self.check()?;
-        Ok(self.link.send(Command::SetNagle { conn: self.slot.id, on: !nodelay })?)
+        Ok(self.link.send(Command::SetNagle {
+            conn: self.slot.id,
+            on: !nodelay,
+        })?)
     }
 
     /// Resets the connection (RST); what was written and not sent is lost.
@@ -228,7 +259,9 @@ impl RemoteStream {
     ///
     /// `NotConnected` before the handshake is complete.
     pub fn addresses(&self) -> io::Result<Addresses> {
-        self.slot.addresses().ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.slot
+            .addresses()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// What is ready now: a level, nothing is taken by asking.
@@ -281,7 +314,11 @@ pub struct RemoteListener {
 
 impl RemoteListener {
     pub(super) fn new(shared: Arc<Shared>, listener: Arc<ListenerShared>) -> Self {
-        Self { shared, listener, next_shard: AtomicU32::new(0) }
+        Self {
+            shared,
+            listener,
+            next_shard: AtomicU32::new(0),
+        }
     }
 
     /// The port.
@@ -310,7 +347,11 @@ impl RemoteListener {
                 continue;
             }
             if failed {
-                return Err(self.listener.failure().unwrap_or_else(Failure::stopped).into());
+                return Err(self
+                    .listener
+                    .failure()
+                    .unwrap_or_else(Failure::stopped)
+                    .into());
             }
             let ready = || self.listener.is_ready();
             match patience {
@@ -349,7 +390,9 @@ impl Drop for RemoteListener {
     fn drop(&mut self) {
         for link in &self.shared.links {
             // A shard that is gone listens no more.
-            let _ = link.send(Command::Unlisten { listener: self.listener.index });
+            let _ = link.send(Command::Unlisten {
+                listener: self.listener.index,
+            });
         }
         self.shared.forget_listener(self.listener.index);
     }

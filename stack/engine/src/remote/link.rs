@@ -34,7 +34,12 @@ pub struct RemoteConfig {
 
 impl Default for RemoteConfig {
     fn default() -> Self {
-        Self { leases: 128, commands: 4096, accept_queue: 4096, connections: 65536 }
+        Self {
+            leases: 128,
+            commands: 4096,
+            accept_queue: 4096,
+            connections: 65536,
+        }
     }
 }
 
@@ -117,7 +122,9 @@ impl ShardLink {
             Err(TrySendError::Full(command)) => command,
         };
         self.wake();
-        self.commands.send(command).map_err(|_| Failure::stopped())?;
+        self.commands
+            .send(command)
+            .map_err(|_| Failure::stopped())?;
         self.wake();
         Ok(())
     }
@@ -145,7 +152,11 @@ impl ShardLink {
             }
         };
         let place = &mut table.places[index as usize];
-        let id = RemoteId { shard: self.shard, index, generation: place.generation };
+        let id = RemoteId {
+            shard: self.shard,
+            index,
+            generation: place.generation,
+        };
         let slot = Arc::new(Slot::new(id, self.config.leases));
         place.slot = Some(Arc::clone(&slot));
         Ok(slot)
@@ -272,7 +283,9 @@ pub struct Remote {
 impl Remote {
     /// Queues for an engine of `shards` shards.
     pub fn new(shards: u32, config: RemoteConfig) -> Self {
-        let links = (0..shards).map(|shard| Arc::new(ShardLink::new(shard, config))).collect();
+        let links = (0..shards)
+            .map(|shard| Arc::new(ShardLink::new(shard, config)))
+            .collect();
         Self {
             shared: Arc::new(Shared {
                 links,
@@ -323,7 +336,11 @@ impl Remote {
         // From here on its drop tells the shards, also if one of them refuses.
         let listener = RemoteListener::new(Arc::clone(&self.shared), Arc::clone(&shared));
         for link in &self.shared.links {
-            link.send(Command::Listen { listener: shared.index, port, options })?;
+            link.send(Command::Listen {
+                listener: shared.index,
+                port,
+                options,
+            })?;
         }
         let shards = self.shared.links.len() as u32;
         shared.signal.wait(None, || {
@@ -347,7 +364,11 @@ impl Remote {
         let slot = link.allocate()?;
         let conn = slot.id;
         let stream = RemoteStream::new(Arc::clone(link), slot);
-        link.send(Command::Connect { conn, remote, options })?;
+        link.send(Command::Connect {
+            conn,
+            remote,
+            options,
+        })?;
         Ok(stream)
     }
 }

@@ -160,7 +160,10 @@ pub struct Failure {
 
 impl Failure {
     pub(super) fn new(code: FailureCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into() }
+        Self {
+            code,
+            text: text.into(),
+        }
     }
 
     pub(super) fn stopped() -> Self {

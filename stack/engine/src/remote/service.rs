@@ -141,7 +141,11 @@ impl RemoteService {
 
     /// Neither side needs the place any more.
     fn free(&mut self, id: RemoteId) {
-        let Some(remote) = self.remotes.get_mut(id.index as usize).and_then(Option::take) else {
+        let Some(remote) = self
+            .remotes
+            .get_mut(id.index as usize)
+            .and_then(Option::take)
+        else {
             return;
         };
         if let Some(conn) = remote.conn {
@@ -170,13 +174,25 @@ impl RemoteService {
 
     fn command<P: Port>(&mut self, cx: &mut Context<'_, P>, command: Command) {
         match command {
-            Command::Listen { listener, port, options } => self.listen(cx, listener, port, options),
+            Command::Listen {
+                listener,
+                port,
+                options,
+            } => self.listen(cx, listener, port, options),
             Command::Unlisten { listener } => self.unlisten(cx, listener),
-            Command::Connect { conn, remote, options } => self.connect(cx, conn, remote, options),
+            Command::Connect {
+                conn,
+                remote,
+                options,
+            } => self.connect(cx, conn, remote, options),
             Command::Write { conn, chunk, len } => {
                 if let Some(remote) = self.remote(conn) {
                     if remote.conn.is_some() && !remote.finished {
-                        remote.pending.push_back(Pending { chunk, len: len as usize, sent: 0 });
+                        remote.pending.push_back(Pending {
+                            chunk,
+                            len: len as usize,
+                            sent: 0,
+                        });
                     } else {
                         // The writer learns of the close by its next call.
                         remote.slot.release_chunk(chunk);
@@ -224,7 +240,9 @@ impl RemoteService {
         options: ConnOptions,
     ) {
         // Gone already: its handle was dropped before we looked.
-        let Some(shared) = self.shared.listener(listener) else { return };
+        let Some(shared) = self.shared.listener(listener) else {
+            return;
+        };
         if self.stopping {
             shared.answer(Err(Failure::stopped()));
             return;
@@ -235,16 +253,26 @@ impl RemoteService {
                 self.listeners.insert(listener, Listening { id, shared });
             }
             Err(error) => {
-                shared.answer(Err(Failure::new(FailureCode::NotStarted, error.to_string())));
+                shared.answer(Err(Failure::new(
+                    FailureCode::NotStarted,
+                    error.to_string(),
+                )));
             }
         }
     }
 
     fn unlisten<P: Port>(&mut self, cx: &mut Context<'_, P>, listener: ListenerIndex) {
-        let Some(listening) = self.listeners.remove(&listener) else { return };
+        let Some(listening) = self.listeners.remove(&listener) else {
+            return;
+        };
         cx.unlisten(listening.id);
         while let Some(accepted) = listening.shared.queues[self.link.shard as usize].pop() {
-            self.command(cx, Command::Abort { conn: accepted.conn });
+            self.command(
+                cx,
+                Command::Abort {
+                    conn: accepted.conn,
+                },
+            );
         }
     }
 
@@ -255,7 +283,9 @@ impl RemoteService {
         peer: SocketAddr,
         options: ConnOptions,
     ) {
-        let Some(slot) = self.link.slot(id) else { return };
+        let Some(slot) = self.link.slot(id) else {
+            return;
+        };
         let begun = if self.stopping {
             Err(Failure::stopped())
         } else {
@@ -278,7 +308,10 @@ impl RemoteService {
         listener: ListenerId,
         peer: SocketAddr,
     ) {
-        let listening = self.listeners.values().find(|listening| listening.id == listener);
+        let listening = self
+            .listeners
+            .values()
+            .find(|listening| listening.id == listener);
         let shared = listening.map(|listening| Arc::clone(&listening.shared));
         let (Some(shared), Ok((local, _))) = (shared, cx.addresses(conn)) else {
             // Accepted in the turn in which the listener went: nobody can take it.
@@ -299,7 +332,14 @@ impl RemoteService {
         slot.set(Status::CONNECTED);
         self.insert(Remote::new(slot, Some(conn), Some(peer)));
         let queue = &shared.queues[self.link.shard as usize];
-        if queue.push(Accepted { conn: id, local, peer }).is_ok() {
+        if queue
+            .push(Accepted {
+                conn: id,
+                local,
+                peer,
+            })
+            .is_ok()
+        {
             shared.signal.notify();
         } else {
             // As Linux does with tcp_abort_on_overflow: the peer learns it at once.
@@ -313,8 +353,12 @@ impl RemoteService {
     fn pump<P: Port>(&mut self, cx: &mut Context<'_, P>, id: RemoteId) {
         let limit = self.link.config.leases;
         let link = Arc::clone(&self.link);
-        let Some(remote) = self.remote(id) else { return };
-        let (Some(conn), slot) = (remote.conn, &remote.slot) else { return };
+        let Some(remote) = self.remote(id) else {
+            return;
+        };
+        let (Some(conn), slot) = (remote.conn, &remote.slot) else {
+            return;
+        };
         let mut lent = false;
         loop {
             if slot.outstanding.load(Ordering::SeqCst) >= limit {
@@ -330,7 +374,9 @@ impl RemoteService {
                 Ok(Recv::Data(frame)) => {
                     slot.outstanding.fetch_add(1, Ordering::SeqCst);
                     link.lease_lent();
-                    let lent_frame = StreamEvent::Data { lease: frame.lend() };
+                    let lent_frame = StreamEvent::Data {
+                        lease: frame.lend(),
+                    };
                     let pushed = slot.incoming.push(lent_frame);
                     debug_assert!(pushed.is_ok(), "the queue has room for all leases");
                     lent = true;
@@ -354,13 +400,17 @@ impl RemoteService {
 
     /// Sends what was written while TCP takes it, then does what comes after the last byte.
     fn flush<P: Port>(&mut self, cx: &mut Context<'_, P>, id: RemoteId) {
-        let Some(remote) = self.remote(id) else { return };
+        let Some(remote) = self.remote(id) else {
+            return;
+        };
         let Some(conn) = remote.conn else { return };
         while let Some(front) = remote.pending.front_mut() {
             let unsent = front.sent..front.len;
             let sent = remote
                 .slot
-                .with_chunk(front.chunk, |bytes| bytes.get(unsent).map(|b| cx.send(conn, b)))
+                .with_chunk(front.chunk, |bytes| {
+                    bytes.get(unsent).map(|b| cx.send(conn, b))
+                })
                 .flatten();
             match sent {
                 Some(Ok(n)) => front.sent += n,
@@ -386,7 +436,9 @@ impl RemoteService {
 
     /// Notes what follows the last byte written, and does it if nothing is pending.
     fn finish<P: Port>(&mut self, cx: &mut Context<'_, P>, id: RemoteId, finish: Finish) {
-        let Some(remote) = self.remote(id) else { return };
+        let Some(remote) = self.remote(id) else {
+            return;
+        };
         if finish > remote.finish {
             remote.finish = finish;
             remote.finished = false;
@@ -408,7 +460,9 @@ impl RemoteService {
     fn closed(&mut self, conn: ConnId, outcome: Result<(), (FailureCode, String)>) {
         let Some(id) = self.of(conn) else { return };
         self.forget_conn(conn);
-        let Some(remote) = self.remote(id) else { return };
+        let Some(remote) = self.remote(id) else {
+            return;
+        };
         remote.conn = None;
         for pending in remote.pending.drain(..) {
             remote.slot.release_chunk(pending.chunk);
@@ -433,10 +487,17 @@ impl RemoteService {
     fn watch_drains<P: Port>(&mut self, cx: &mut Context<'_, P>) {
         let mut draining = std::mem::take(&mut self.draining);
         draining.retain(|&id| {
-            let Some(remote) = self.remote(id) else { return false };
-            let Some(conn) = remote.conn else { return false };
+            let Some(remote) = self.remote(id) else {
+                return false;
+            };
+            let Some(conn) = remote.conn else {
+                return false;
+            };
             let drained = match cx.info(conn) {
-                Ok(info) => matches!(info.state, State::FinWait2 | State::TimeWait | State::Closed),
+                Ok(info) => matches!(
+                    info.state,
+                    State::FinWait2 | State::TimeWait | State::Closed
+                ),
                 // `Closed` has come or comes in this turn, and sets what is waited for.
                 Err(_) => return false,
             };
@@ -467,7 +528,12 @@ impl RemoteService {
     }
 
     fn stop_if_flushed<P: Port>(&mut self, cx: &mut Context<'_, P>) {
-        if self.remotes.iter().flatten().all(|remote| remote.pending.is_empty()) {
+        if self
+            .remotes
+            .iter()
+            .flatten()
+            .all(|remote| remote.pending.is_empty())
+        {
             cx.stop();
         }
     }
@@ -493,7 +559,11 @@ impl Service for RemoteService {
     fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
         match event {
             Event::Started => self.link.attach(cx.waker(), cx.region()),
-            Event::Accepted { conn, listener, peer } => self.accepted(cx, conn, listener, peer),
+            Event::Accepted {
+                conn,
+                listener,
+                peer,
+            } => self.accepted(cx, conn, listener, peer),
             Event::Connected { conn } => {
                 let addresses = cx.addresses(conn);
                 if let Some(remote) = self.of(conn).and_then(|id| self.remote(id)) {

@@ -34,7 +34,10 @@ impl Signal {
                 break true;
             }
             guard = match deadline {
-                None => self.condvar.wait(guard).unwrap_or_else(PoisonError::into_inner),
+                None => self
+                    .condvar
+                    .wait(guard)
+                    .unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {

@@ -113,9 +113,11 @@ impl Slot {
     /// Takes a free chunk and copies the front of `bytes` into it.
     /// Returns the chunk and how many bytes it took.
     pub(super) fn fill_chunk(&self, bytes: &[u8]) -> Option<(u32, usize)> {
-        let taken = self.free_chunks.fetch_update(Ordering::AcqRel, Ordering::Acquire, |mask| {
-            (mask != 0).then(|| mask & (mask - 1))
-        });
+        let taken = self
+            .free_chunks
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |mask| {
+                (mask != 0).then(|| mask & (mask - 1))
+            });
         let chunk = taken.ok()?.trailing_zeros();
         let n = bytes.len().min(CHUNK_BYTES);
         let mut buffer = lock(&self.chunks[chunk as usize]);
@@ -126,7 +128,9 @@ impl Slot {
 
     /// Runs `read` on the bytes of a chunk that a `Write` command named.
     pub(super) fn with_chunk<R>(&self, chunk: u32, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
-        self.chunks.get(chunk as usize).map(|buffer| read(&lock(buffer)))
+        self.chunks
+            .get(chunk as usize)
+            .map(|buffer| read(&lock(buffer)))
     }
 
     /// Gives a chunk back to the writer.

@@ -1,0 +1,383 @@
+//! The command line: what can be said, and what it means for an engine.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bywash::{EngineConfig, IdlePolicy, PoolPolicy};
+use bywash_engine::engine::XdpMode;
+use bywash_engine::xsk::BindMode;
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::filter::LevelFilter;
+
+/// TCP around the kernel: a polling engine over AF_XDP for the ports that are ours; everything
+/// else stays with the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "bywash", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// More of what happens, on standard error (-v info, -vv debug, -vvv trace)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// What to log, instead of -v: off, error, warn, info, debug or trace
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log: Option<LevelFilter>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Measure throughput; speaks the protocol of the stock iperf3
+    #[command(name = "iperf3")]
+    Iperf3(Iperf3Args),
+    /// Send back what is received
+    Echo(EchoArgs),
+    /// Receive one file over one connection, then end
+    Recv(RecvArgs),
+    /// Send one file over one connection, then end
+    Send(SendArgs),
+    /// Show the connections, rings and drops of every engine on this host
+    Ss(SsArgs),
+    /// Say what holds on this machine for a device, and how to change what does not
+    Doctor(DoctorArgs),
+    /// Show both ends at work over the in-memory wire: no root, no NIC
+    Demo(DemoArgs),
+}
+
+/// How a device is driven.
+#[derive(Debug, Args)]
+pub(crate) struct DeviceArgs {
+    /// Network device
+    #[arg(long, value_name = "DEVICE", help_heading = "Device")]
+    pub(crate) dev: String,
+    /// Queues to drive, from queue 0 on; each gets a core
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Device",
+          value_parser = clap::value_parser!(u32).range(1..=256))]
+    shards: u32,
+    /// Cores for the shards, in their order, as in 2,3 [default: chosen by the engine]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Device")]
+    cores: Option<Vec<usize>>,
+    /// RX rings of their own for single flows, per shard
+    #[arg(long, value_name = "N", help_heading = "Device",
+          value_parser = clap::value_parser!(u32).range(0..=254))]
+    pools: Option<u32>,
+    /// Which flows get one: shared (none), dedicated, or promote-after=BYTES
+    #[arg(long, value_name = "POLICY", value_parser = pool_policy, help_heading = "Device")]
+    pool_policy: Option<PoolPolicy>,
+    /// When there is nothing to do: spin, sleep, or spin-then-sleep=MICROSECONDS
+    #[arg(long, value_name = "POLICY", value_parser = idle_policy, help_heading = "Device")]
+    idle: Option<IdlePolicy>,
+    /// How frames reach us
+    #[arg(long, value_enum, default_value_t = ModeArg::Auto, help_heading = "Device")]
+    mode: ModeArg,
+    /// End with an error instead of running in copy mode
+    #[arg(long, help_heading = "Device")]
+    require_zero_copy: bool,
+    /// Where the demultiplexer is attached
+    #[arg(long, value_enum, default_value_t = XdpArg::Auto, help_heading = "Device")]
+    xdp: XdpArg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ModeArg {
+    /// Zero-copy if the driver can, else copy; the ready line says which
+    Auto,
+    /// The kernel copies each frame
+    Copy,
+    /// The NIC writes into our memory
+    ZeroCopy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum XdpArg {
+    /// In the driver if it can, else generic; the ready line says which
+    Auto,
+    /// In the driver
+    Native,
+    /// In the kernel's network stack, slower
+    Generic,
+}
+
+impl DeviceArgs {
+    /// The engine that these options describe; `Err` says which two contradict each other.
+    pub(crate) fn engine(&self) -> Result<EngineConfig, String> {
+        let mut config = EngineConfig::new(&*self.dev);
+        config.shards = self.shards;
+        if let Some(cores) = &self.cores {
+            if cores.len() != self.shards as usize {
+                return Err(format!(
+                    "--cores names {} cores for {} shards: name one core per shard",
+                    cores.len(),
+                    self.shards
+                ));
+            }
+            config.cores = Some(cores.clone());
+        }
+        if let Some(pools) = self.pools {
+            config.pools = pools;
+        }
+        if let Some(policy) = self.pool_policy {
+            config.shard.pools = policy;
+        }
+        if let Some(idle) = self.idle {
+            config.shard.idle = idle;
+        }
+        config.mode = match (self.mode, self.require_zero_copy) {
+            (ModeArg::Copy, true) => {
+                return Err("--require-zero-copy contradicts --mode copy: drop one".to_owned());
+            }
+            (_, true) | (ModeArg::ZeroCopy, false) => BindMode::ZeroCopy,
+            (ModeArg::Copy, false) => BindMode::Copy,
+            (ModeArg::Auto, false) => BindMode::Auto,
+        };
+        config.xdp = match self.xdp {
+            XdpArg::Auto => XdpMode::Auto,
+            XdpArg::Native => XdpMode::Native,
+            XdpArg::Generic => XdpMode::Generic,
+        };
+        Ok(config)
+    }
+}
+
+fn number(text: &str, what: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a number of {what}"))
+}
+
+fn pool_policy(text: &str) -> Result<PoolPolicy, String> {
+    match text.split_once('=') {
+        None if text == "shared" => Ok(PoolPolicy::Shared),
+        None if text == "dedicated" => Ok(PoolPolicy::Dedicated),
+        Some(("promote-after", bytes)) => Ok(PoolPolicy::PromoteAfter(number(bytes, "bytes")?)),
+        _ => Err("say shared, dedicated or promote-after=BYTES".to_owned()),
+    }
+}
+
+fn idle_policy(text: &str) -> Result<IdlePolicy, String> {
+    match text.split_once('=') {
+        None if text == "spin" => Ok(IdlePolicy::Spin),
+        None if text == "sleep" => Ok(IdlePolicy::Sleep),
+        Some(("spin-then-sleep", us)) => {
+            Ok(IdlePolicy::SpinThenSleep(Duration::from_micros(number(us, "microseconds")?)))
+        }
+        _ => Err("say spin, sleep or spin-then-sleep=MICROSECONDS".to_owned()),
+    }
+}
+
+/// Bytes, with the suffixes that iperf3 knows (powers of 1024).
+fn bytes(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.chars().last() {
+        Some('k' | 'K') => (&text[..text.len() - 1], 10),
+        Some('m' | 'M') => (&text[..text.len() - 1], 20),
+        Some('g' | 'G') => (&text[..text.len() - 1], 30),
+        Some('t' | 'T') => (&text[..text.len() - 1], 40),
+        _ => (text, 0),
+    };
+    number(digits, "bytes, with K, M, G or T behind it")?
+        .checked_mul(1 << shift)
+        .ok_or_else(|| format!("{text:?} bytes are more than can be counted"))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let complaint = || format!("{text:?} is not a number of seconds");
+    let value: f64 = text.parse().map_err(|_| complaint())?;
+    Duration::try_from_secs_f64(value).map_err(|_| complaint())
+}
+
+/// A TCP port that can be listened on or connected to.
+fn port() -> impl clap::builder::TypedValueParser<Value = u16> {
+    clap::value_parser!(u16).range(1..)
+}
+
+/// `bywash iperf3`
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("role").required(true).args(["server", "client"]))]
+pub(crate) struct Iperf3Args {
+    /// Run a server
+    #[arg(short, long)]
+    pub(crate) server: bool,
+    /// Run a client against the server at HOST
+    #[arg(short, long, value_name = "HOST")]
+    pub(crate) client: Option<String>,
+    /// Port of the server
+    #[arg(short, long, value_name = "PORT", default_value_t = bywash::iperf3::options::DEFAULT_PORT,
+          value_parser = port())]
+    pub(crate) port: u16,
+    /// Server: end after one test
+    #[arg(short = '1', long, conflicts_with = "client")]
+    pub(crate) one_off: bool,
+    /// Seconds between reports; 0 for none
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds, default_value = "1")]
+    pub(crate) interval: Duration,
+    /// One JSON document instead of lines
+    #[arg(short = 'J', long)]
+    pub(crate) json: bool,
+    /// Client: seconds to send for [default: 10]
+    #[arg(short, long, value_name = "SECONDS", conflicts_with_all = ["server", "bytes"])]
+    pub(crate) time: Option<u32>,
+    /// Client: bytes to send instead of a time, as in 64M
+    #[arg(short = 'n', long, value_name = "BYTES", value_parser = bytes, conflicts_with = "server")]
+    pub(crate) bytes: Option<u64>,
+    /// Client: the server sends
+    #[arg(short = 'R', long, conflicts_with = "server")]
+    pub(crate) reverse: bool,
+    /// Client: both send
+    #[arg(long, conflicts_with_all = ["server", "reverse"])]
+    pub(crate) bidir: bool,
+    /// Client: number of streams
+    #[arg(short = 'P', long, value_name = "N", default_value_t = 1, conflicts_with = "server")]
+    pub(crate) parallel: u32,
+    /// Client: bytes of one write, as in 128K
+    #[arg(short, long, value_name = "BYTES", value_parser = bytes, conflicts_with = "server")]
+    pub(crate) length: Option<u64>,
+    /// Client: no Nagle (TCP_NODELAY)
+    #[arg(short = 'N', long, conflicts_with = "server")]
+    pub(crate) no_delay: bool,
+    /// Client: largest segment payload in bytes
+    #[arg(short = 'M', long, value_name = "BYTES", conflicts_with = "server",
+          value_parser = clap::value_parser!(u16).range(88..=9216))]
+    pub(crate) set_mss: Option<u16>,
+    /// Client: seconds at the start that are shown and not counted
+    #[arg(short = 'O', long, value_name = "SECONDS", default_value_t = 0, conflicts_with = "server")]
+    pub(crate) omit: u32,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+}
+
+/// `bywash echo`
+#[derive(Debug, Args)]
+pub(crate) struct EchoArgs {
+    /// Port to serve
+    #[arg(short, long, value_name = "PORT", default_value_t = 7, value_parser = port())]
+    pub(crate) port: u16,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+}
+
+/// `bywash recv`
+#[derive(Debug, Args)]
+pub(crate) struct RecvArgs {
+    /// Where the bytes go; appears, or is replaced, when the last one has arrived
+    pub(crate) file: PathBuf,
+    /// Port to accept the connection on
+    #[arg(short, long, value_name = "PORT", value_parser = port())]
+    pub(crate) port: u16,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+}
+
+/// `bywash send`
+#[derive(Debug, Args)]
+pub(crate) struct SendArgs {
+    /// What to send
+    pub(crate) file: PathBuf,
+    /// Name or address of the receiver
+    pub(crate) host: String,
+    /// Port of the receiver
+    #[arg(short, long, value_name = "PORT", value_parser = port())]
+    pub(crate) port: u16,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+}
+
+/// `bywash ss`
+#[derive(Debug, Args)]
+pub(crate) struct SsArgs {
+    /// One JSON array of engine reports
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `bywash doctor`
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Network device
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) dev: String,
+    /// One JSON array of findings
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `bywash demo`
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Seconds for each direction of throughput
+    #[arg(long, value_name = "SECONDS", default_value_t = 2,
+          value_parser = clap::value_parser!(u32).range(1..=60))]
+    pub(crate) time: u32,
+    /// Round trips of the ping-pong
+    #[arg(long, value_name = "N", default_value_t = 20_000,
+          value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) count: u64,
+    /// Bytes of a ping
+    #[arg(long, value_name = "BYTES", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(crate) size: u32,
+    /// Only the ping-pong, from the kernel's TCP to the echo server at HOST:PORT
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) ping_pong: Option<String>,
+}
+
+/// Logging goes to standard error; standard output is for results.
+pub(crate) fn start_log(cli: &Cli) {
+    let level = cli.log.unwrap_or(match cli.verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    });
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn policies_and_sizes_are_read() {
+        assert_eq!(pool_policy("shared"), Ok(PoolPolicy::Shared));
+        assert_eq!(pool_policy("promote-after=0"), Ok(PoolPolicy::PromoteAfter(0)));
+        assert!(pool_policy("promote-after=").is_err());
+        assert!(pool_policy("shared=1").is_err());
+        assert_eq!(idle_policy("spin"), Ok(IdlePolicy::Spin));
+        assert_eq!(
+            idle_policy("spin-then-sleep=7"),
+            Ok(IdlePolicy::SpinThenSleep(Duration::from_micros(7)))
+        );
+        assert!(idle_policy("spin-then-sleep").is_err());
+        assert_eq!(bytes("64M"), Ok(64 << 20));
+        assert_eq!(bytes("16"), Ok(16));
+        assert!(bytes("").is_err());
+        assert!(bytes("99999999T").is_err());
+        assert!(bytes("-1").is_err());
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert!(seconds("-1").is_err());
+    }
+
+    fn device(arguments: &[&str]) -> Result<EngineConfig, String> {
+        let line = ["bywash", "echo", "--dev", "veth0"].iter().chain(arguments);
+        let Command::Echo(echo) = Cli::parse_from(line).command else { panic!("not echo") };
+        echo.device.engine()
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let error = device(&["--mode", "copy", "--require-zero-copy"]).unwrap_err();
+        assert!(error.contains("--mode copy"), "{error}");
+        let error = device(&["--shards", "2", "--cores", "1"]).unwrap_err();
+        assert!(error.contains("one core per shard"), "{error}");
+        assert!(device(&["--shards", "2", "--cores", "0,1", "--require-zero-copy"]).is_ok());
+    }
+}

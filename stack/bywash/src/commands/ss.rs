@@ -1,0 +1,125 @@
+//! `bywash ss`: what every engine on this host says of itself.
+
+use std::io::{self, Write};
+
+use bywash_engine::host::control::{Operation, ask, engines};
+use bywash_engine::report::{ConnectionReport, EngineReport, ShardReport};
+
+use crate::cli::SsArgs;
+use crate::failure::Failure;
+use crate::show::size;
+
+pub(crate) fn run(args: &SsArgs) -> Result<(), Failure> {
+    let mut reports: Vec<EngineReport> = Vec::new();
+    let mut silent = false;
+    for engine in engines()? {
+        let report = ask(&engine, Operation::Ss)
+            .map_err(Failure::from)
+            .and_then(|answer| Ok(serde_json::from_value(answer)?));
+        match report {
+            Ok(report) => reports.push(report),
+            Err(failure) => {
+                silent = true;
+                eprint!("{}: ", engine.key);
+                failure.report();
+            }
+        }
+    }
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &reports)?;
+        writeln!(out)?;
+    } else if reports.is_empty() && !silent {
+        writeln!(out, "no engine runs on this host")?;
+    } else {
+        for report in &reports {
+            engine(&mut out, report)?;
+        }
+    }
+    out.flush()?;
+    if silent { Err(Failure::Reported) } else { Ok(()) }
+}
+
+fn engine(out: &mut impl Write, report: &EngineReport) -> io::Result<()> {
+    let addresses: Vec<String> = report.addresses.iter().map(ToString::to_string).collect();
+    writeln!(
+        out,
+        "{} ({}): process {}, bywash {}, {} mode, {} XDP",
+        report.device,
+        addresses.join(" "),
+        report.pid,
+        report.version,
+        report.bind_mode,
+        report.xdp_mode,
+    )?;
+    counters(out, "  demux", report.xdp.iter())?;
+    for one in &report.shards {
+        shard(out, one)?;
+    }
+    Ok(())
+}
+
+/// A shard's part of the table; `bywash demo` shows the in-memory shards by it.
+pub(crate) fn shard(out: &mut impl Write, shard: &ShardReport) -> io::Result<()> {
+    let frames = &shard.frames;
+    writeln!(
+        out,
+        "  shard {}: pools {}/{}, frames free rx {}/{} tx {}/{}",
+        shard.shard,
+        shard.pools_used,
+        shard.pools_total,
+        frames.rx_free,
+        frames.rx_total,
+        frames.tx_free,
+        frames.tx_total,
+    )?;
+    counters(out, "    counters", shard.counters.iter())?;
+    counters(out, "    drops", shard.drops.iter())?;
+    for listener in &shard.listeners {
+        writeln!(
+            out,
+            "    LISTEN      port {} ({} accepted, {} half-open)",
+            listener.port, listener.accepted, listener.half_open,
+        )?;
+    }
+    if !shard.connections.is_empty() {
+        writeln!(
+            out,
+            "    {:<11} {:<28} {:<28} {:>5} {:>8} {:>9} {:>9} {:>9} {:>6} {:>9} {:>9}",
+            "STATE", "LOCAL", "PEER", "POOL", "RTT", "CWND", "UNACKED", "UNSENT", "RETR", "IN", "OUT",
+        )?;
+    }
+    for conn in &shard.connections {
+        connection(out, conn)?;
+    }
+    Ok(())
+}
+
+fn connection(out: &mut impl Write, conn: &ConnectionReport) -> io::Result<()> {
+    let pool = conn.pool.map_or_else(|| "-".to_owned(), |pool| pool.to_string());
+    writeln!(
+        out,
+        "    {:<11} {:<28} {:<28} {pool:>5} {:>8} {:>9} {:>9} {:>9} {:>6} {:>9} {:>9}",
+        conn.state,
+        conn.local.to_string(),
+        conn.remote.to_string(),
+        format!("{} us", conn.rtt_us),
+        size(u64::from(conn.cwnd)),
+        size(u64::from(conn.in_flight)),
+        size(conn.unsent),
+        conn.retransmissions,
+        size(conn.bytes_in),
+        size(conn.bytes_acked),
+    )
+}
+
+/// Those that are not zero, on one line.
+fn counters<'a>(
+    out: &mut impl Write,
+    title: &str,
+    all: impl Iterator<Item = (&'a String, &'a u64)>,
+) -> io::Result<()> {
+    let shown: Vec<String> =
+        all.filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {n}")).collect();
+    if shown.is_empty() { Ok(()) } else { writeln!(out, "{title}: {}", shown.join(", ")) }
+}
