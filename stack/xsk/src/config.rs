@@ -257,3 +257,50 @@ impl Default for MemoryConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(change: impl FnOnce(&mut XskConfig)) -> String {
+        let mut config = XskConfig::new("eth0", 0);
+        change(&mut config);
+        config.check().expect_err("it cannot work").to_string()
+    }
+
+    #[test]
+    fn the_defaults_fit_together() {
+        XskConfig::new("eth0", 0).check().expect("defaults");
+    }
+
+    #[test]
+    fn too_few_rx_frames_names_the_largest_term() {
+        let text = fault(|config| config.pools = 64);
+        assert_eq!(
+            text,
+            "caller: 16384 RX frames are fewer than 25856 = rings.primary 2048 + rings.control 256 \
+             + pools x rings.pool 16384 + lease_cap 6144 + fill_reserve 1024; \
+             lower pools x rings.pool (16384, the largest term) or raise rx_frames"
+        );
+        assert!(fault(|config| config.lease_cap = 20_000).contains("lower lease_cap (20000"));
+        assert!(fault(|config| config.fill_reserve = u32::MAX).contains("lower fill_reserve"));
+    }
+
+    #[test]
+    fn the_sum_may_use_up_every_frame() {
+        let mut config = XskConfig::new("eth0", 0);
+        config.umem.rx_frames = 13_568;
+        config.check().expect("exactly enough");
+        config.umem.rx_frames -= 1;
+        config.check().expect_err("one too few");
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_named() {
+        assert!(fault(|config| config.rings.pool = 100).contains("ring size pool = 100"));
+        assert!(fault(|config| config.rings.tx = 0).contains("ring size tx = 0"));
+        assert!(fault(|config| config.tx_budget = Some(31)).contains("tx_budget 31"));
+        assert!(fault(|config| config.tx_budget = Some(2049)).contains("32..=2048"));
+        assert!(fault(|config| config.tx_outstanding_max = Some(0)).contains("tx_outstanding_max"));
+    }
+}

@@ -166,7 +166,7 @@ impl Socket {
         }
     }
 
-    /// Binds the owner of a queue. Returns how long a former owner had to be waited for.
+    /// Binds the owner of a queue. Returns how long a former owner had to be waited for; zero: there was none.
     pub(crate) fn bind_primary(
         &self,
         config: &XskConfig,
@@ -180,16 +180,17 @@ impl Socket {
         };
         let address = address(mode | libc::XDP_USE_NEED_WAKEUP, ifindex, config.queue, 0);
         let begin = Instant::now();
+        let mut waited = Duration::ZERO;
         let mut pause = BIND_RETRY_FIRST;
         loop {
             let Err(error) = self.bind(&address) else {
-                return Ok(begin.elapsed());
+                return Ok(waited);
             };
-            let waited = begin.elapsed();
             if error.raw_os_error() != Some(libc::EBUSY) || waited >= config.bind_patience {
                 return Err(bind_error(config, error, waited));
             }
             std::thread::sleep(pause);
+            waited = begin.elapsed();
             pause = (pause * 2).min(BIND_RETRY_LONGEST);
         }
     }

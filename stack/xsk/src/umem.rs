@@ -438,3 +438,6 @@ pub struct LedgerError {
     /// The numbers that do not add up.
     pub ledger: Ledger,
 }
+
+#[cfg(test)]
+mod tests;

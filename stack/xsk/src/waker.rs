@@ -97,3 +97,66 @@ impl Waker {
         self.shared.eventfd.as_ref().map(AsRawFd::as_raw_fd)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+    use std::thread;
+
+    use super::*;
+
+    /// What a port's `wait` does, with no other reason to end.
+    fn sleep(waker: &Waker) {
+        if waker.begin_sleep() {
+            let fd = waker.raw_fd().expect("it sleeps on something");
+            let mut entry = libc::pollfd {
+                fd,
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: one entry.
+            let ready = unsafe { libc::poll(&mut entry, 1, 10_000) };
+            assert_eq!(ready, 1, "a call was lost");
+            waker.end_sleep();
+        }
+    }
+
+    /// Ball games between two sleepers: a lost call leaves both asleep.
+    #[test]
+    fn no_call_is_lost() {
+        const ROUNDS: u32 = 20_000;
+        let (ping, pong) = (
+            Waker::new().expect("eventfd"),
+            Waker::new().expect("eventfd"),
+        );
+        let ball = Arc::new(AtomicU32::new(0));
+        let other = {
+            let (ping, pong, ball) = (ping.clone(), pong.clone(), Arc::clone(&ball));
+            thread::spawn(move || {
+                for round in 0..ROUNDS {
+                    while ball.load(Ordering::Acquire) != 2 * round + 1 {
+                        sleep(&pong);
+                    }
+                    ball.store(2 * round + 2, Ordering::Release);
+                    ping.wake();
+                }
+            })
+        };
+        for round in 0..ROUNDS {
+            ball.store(2 * round + 1, Ordering::Release);
+            pong.wake();
+            while ball.load(Ordering::Acquire) != 2 * round + 2 {
+                sleep(&ping);
+            }
+        }
+        other.join().expect("the other side ends");
+    }
+
+    #[test]
+    fn a_call_before_the_sleep_ends_it_once() {
+        let waker = Waker::new().expect("eventfd");
+        waker.wake();
+        assert!(!waker.begin_sleep());
+        assert!(waker.begin_sleep(), "the call has been answered");
+    }
+}

@@ -148,7 +148,7 @@ impl XskPort {
         self.tx_budget
     }
 
-    /// How long the bind waited for a former owner of the queue.
+    /// How long the bind waited for a former owner of the queue; zero: there was none.
     pub fn bind_wait(&self) -> Duration {
         self.bind_wait
     }
