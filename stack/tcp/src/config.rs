@@ -1,5 +1,6 @@
 //! What a connection is told at birth.
 
+use crate::snapshot::code;
 use crate::time::Duration;
 
 /// Settings of a connection. The default is what Linux does by default, except where a field says otherwise.
@@ -61,6 +62,13 @@ pub struct KeepAlive {
     /// Unanswered probes before the connection is given up. Default 9.
     pub probes: u8,
 }
+
+code!(struct KeepAlive { idle, interval, probes });
+code!(struct Config {
+    mss, receive_buffer, receive_segments, send_buffer, nagle, delayed_ack, window_scale, timestamps,
+    sack, initial_rto, rto_min, rto_max, persist_min, persist_max, msl, fin_wait_2, retries,
+    syn_retries, user_timeout, keep_alive
+});
 
 impl Default for KeepAlive {
     fn default() -> Self {

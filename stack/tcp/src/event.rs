@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use crate::snapshot::{Code, Reader, SnapshotError};
+
 /// Something changed since the last call of `poll_event`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -109,7 +111,7 @@ impl fmt::Debug for Readiness {
 
 /// Events not yet polled. One bit each: events collapse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Pending(pub(crate) u8);
+pub(crate) struct Pending(u8);
 
 impl Pending {
     pub(crate) const CONNECTED: u8 = 1;
@@ -118,7 +120,11 @@ impl Pending {
     pub(crate) const PEER_CLOSED: u8 = 8;
     pub(crate) const CLOSED: u8 = 16;
 
-    pub(crate) fn raise(&mut self, bit: u8) {
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) const fn raise(&mut self, bit: u8) {
         self.0 |= bit;
     }
 
@@ -127,5 +133,18 @@ impl Pending {
         let raised = self.0 & bit != 0;
         self.0 &= !bit;
         raised
+    }
+}
+
+impl Code for Pending {
+    fn save(&self, out: &mut alloc::vec::Vec<u8>) {
+        self.0.save(out);
+    }
+
+    fn load(input: &mut Reader<'_>) -> Result<Self, SnapshotError> {
+        match u8::load(input)? {
+            bits if bits < 2 * Self::CLOSED => Ok(Self(bits)),
+            _ => Err(SnapshotError::Corrupt),
+        }
     }
 }

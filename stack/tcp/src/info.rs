@@ -1,5 +1,6 @@
 //! What a connection can say about itself, in the manner of Linux's `TCP_INFO`.
 
+use crate::snapshot::code;
 use crate::state::State;
 
 /// What kept the last call of `poll_transmit` from sending more.
@@ -15,6 +16,15 @@ pub enum LimitedBy {
     /// The segment due for retransmission still lies in the transmit ring.
     TransmitQueue,
 }
+
+code!(
+    enum LimitedBy {
+        Application = 0,
+        CongestionWindow = 1,
+        ReceiveWindow = 2,
+        TransmitQueue = 3,
+    }
+);
 
 /// A picture of one connection. Times in nanoseconds, sizes in bytes, counters since the connection was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +63,8 @@ pub struct Info {
     pub unsent: u64,
     /// Bytes received in order and not yet read.
     pub unread: u64,
+    /// Bytes received out of order, waiting for what is missing.
+    pub held_out_of_order: u64,
     /// Payload bytes received in order.
     pub bytes_in: u64,
     /// Payload bytes sent, retransmissions not counted.

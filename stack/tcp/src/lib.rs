@@ -5,15 +5,22 @@
 extern crate alloc;
 
 mod config;
+mod congestion;
 mod connection;
 mod event;
 mod info;
 mod listener;
+mod loss;
 mod payload;
+mod rcv;
+mod reassembly;
 mod reset;
+mod rtt;
 mod snapshot;
+mod snd;
 mod state;
 pub mod time;
+mod timer;
 
 pub use config::{Config, KeepAlive};
 pub use connection::{Connection, Disposition, SendError, Transmit};

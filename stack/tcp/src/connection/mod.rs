@@ -1,24 +1,165 @@
-//! The connection (bodies follow; this commit fixes the signatures).
+//! The connection: a coordinator over parts that can be read alone.
+//!
+//! ```text
+//!  on_segment -> `on_segment.rs`: acceptability, RST, SYN, ACK, data, FIN      RFC 9293 3.10.7
+//!                  | ACK: snd -> rtt, loss -> congestion      | data: rcv -> reassembly
+//!                  v                                          v
+//!  on_timeout -> `timeout.rs`                 events, debts of acknowledgment
+//!                  v                                          v
+//!  poll_transmit <- `transmit.rs`: what loss marked, what the windows let pass, the ACKs owed
+//! ```
+//! Every change of state goes through [`Connection::transition`], which asks [`Phase::after`].
 
-use alloc::vec::Vec;
-use core::marker::PhantomData;
+mod api;
+mod info;
+mod on_segment;
+mod persist;
+mod timeout;
+mod transmit;
 
-use bywash_wire::{DropReason, Ecn, Segment, SeqNumber, Tuple};
+use bywash_wire::options::MAX_WINDOW_SCALE;
+use bywash_wire::{DropReason, Ecn, Flags, Segment, SeqNumber, Tuple};
 
 use crate::config::Config;
-use crate::event::{CloseReason, Event, Readiness};
-use crate::info::Info;
+use crate::congestion::Controller;
+use crate::event::{CloseReason, Pending};
+use crate::info::LimitedBy;
+use crate::loss::LossDetection;
 use crate::payload::Payload;
-use crate::snapshot::SnapshotError;
-use crate::state::State;
-use crate::time::Instant;
+use crate::rcv::Receiver;
+use crate::rtt::RttEstimator;
+use crate::snapshot::code;
+use crate::snd::SendQueue;
+use crate::state::{Input, Opened, Phase};
+use crate::time::{Duration, Instant};
+use crate::timer::{Timer, Timers};
 
-/// One TCP connection.
+/// Least segment size believed of a peer (Linux's `TCP_MIN_SND_MSS`): a smaller one would make us send headers only.
+const PEER_MSS_MIN: u16 = 48;
+
+/// Bytes of the timestamps option with its padding (RFC 7323 appendix A).
+const TIMESTAMPS_LEN: u16 = 12;
+
+/// One TCP connection: time and segments in, segments and events out.
+///
+/// The order of calls in a turn: `on_segment` for all segments that have arrived, `on_timeout` if `next_timeout` has
+/// passed, then `poll_event` and the application's `recv`, `send`, `close`; then `poll_transmit` until it gives `None`,
+/// and only then `next_timeout`. Acknowledgments are decided in `poll_transmit`, so that a burst gets one.
+///
+/// `on_segment` and `poll_transmit` take constant time but for the segments they acknowledge.
 #[derive(Debug)]
 pub struct Connection<P: Payload> {
+    phase: Phase,
+    events: Pending,
+    snd: SendQueue<P>,
+    rcv: Receiver<P>,
+    agreed: Agreed,
+    control: Control,
+    timers: Timers,
+    congestion: Controller,
+    loss: LossDetection,
+    rtt: RttEstimator,
+    counters: Counters,
     tuple: Tuple,
-    payload: PhantomData<P>,
+    config: Config,
 }
+
+/// What the two ends agreed on in the handshake. Before that: what we offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Agreed {
+    /// Payload of a segment without options: the lesser of what we and the peer can do.
+    mss: u16,
+    /// Shift of the peer's window field.
+    snd_wscale: u8,
+    window_scale: bool,
+    timestamps: bool,
+    sack: bool,
+    /// Start of our timestamp clock.
+    ts_offset: u32,
+    /// TS.Recent (RFC 7323 4.3), and when it was set.
+    ts_recent: u32,
+    ts_recent_at: Instant,
+}
+
+code!(struct Agreed {
+    mss, snd_wscale, window_scale, timestamps, sack, ts_offset, ts_recent, ts_recent_at
+});
+
+impl Agreed {
+    /// Whether a handshake could have ended so.
+    fn is_possible(&self) -> bool {
+        self.mss >= PEER_MSS_MIN && self.snd_wscale <= MAX_WINDOW_SCALE
+    }
+}
+
+/// The coordinator's own variables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Control {
+    /// The latest moment that any call named.
+    clock: Instant,
+    /// When the peer was last heard.
+    heard_at: Instant,
+    /// When data was last sent.
+    sent_at: Instant,
+    /// End of the last small segment (Minshall's variable for Nagle's rule).
+    small_end: Option<SeqNumber>,
+    /// A RST to send: its number, and whether it acknowledges.
+    reset: Option<(SeqNumber, bool)>,
+    /// Begin of the present period of challenge ACKs, and how many were sent in it.
+    challenges_since: Instant,
+    challenges: u8,
+    /// Time-outs since the peer last acknowledged something new.
+    attempts: u8,
+    /// Probes (of the window, or keep-alive) since the peer was last heard.
+    probes: u8,
+    persist_backoff: u8,
+    /// A probe is to be sent.
+    probe: bool,
+    /// The SWS override time-out has passed: send what the window takes.
+    override_sws: bool,
+    /// The FIN is queued.
+    fin_queued: bool,
+    /// Nobody will read any more.
+    orphaned: bool,
+    /// The application waits for room.
+    want_writable: bool,
+    /// The SYN was lost.
+    syn_lost: bool,
+    /// The congestion window was what stopped the last transmissions.
+    cwnd_limited: bool,
+    /// The lost segment still lies in the transmit queue, and that was counted.
+    blocked: bool,
+}
+
+code!(struct Control {
+    clock, heard_at, sent_at, small_end, reset, challenges_since, challenges, attempts, probes,
+    persist_backoff, probe, override_sws, fin_queued, orphaned, want_writable, syn_lost,
+    cwnd_limited, blocked
+});
+
+/// What is counted; see [`Info`](crate::Info).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counters {
+    bytes_in: u64,
+    bytes_out: u64,
+    segments_in: u64,
+    segments_out: u64,
+    retransmissions: u32,
+    timeouts: u32,
+    retransmit_blocked: u32,
+    split_failed: u32,
+    out_of_order: u32,
+    dup_acks: u32,
+    sack_sent: u32,
+    challenge_acks: u32,
+    window_probes: u32,
+    limited_by: LimitedBy,
+}
+
+code!(struct Counters {
+    bytes_in, bytes_out, segments_in, segments_out, retransmissions, timeouts, retransmit_blocked,
+    split_failed, out_of_order, dup_acks, sack_sent, challenge_acks, window_probes, limited_by
+});
 
 /// What became of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +173,9 @@ pub enum Disposition {
 /// A segment to be sent; returned means sent.
 #[derive(Debug)]
 pub struct Transmit<'a, P> {
-    /// The header.
+    /// The header; `payload_len` is the payload's length.
     pub segment: Segment,
-    /// The payload: the whole handle.
+    /// The payload: the whole handle. `None`: an empty segment.
     pub payload: Option<&'a mut P>,
     /// Whether it was sent before.
     pub retransmission: bool,
@@ -62,9 +203,11 @@ impl<P> SendError<P> {
     }
 }
 
-#[expect(unused_variables, reason = "signatures first")]
 impl<P: Payload> Connection<P> {
-    /// An active open: a connection in SYN-SENT.
+    /// An active open (RFC 9293 3.10.1): a connection in SYN-SENT, whose SYN `poll_transmit` gives.
+    ///
+    /// `tuple.local` is this end. `iss` and `ts_offset` are the initial sequence number (RFC 6528) and the start of the
+    /// timestamp clock (RFC 7323 5.4), both unguessable.
     pub fn connect(
         config: &Config,
         tuple: Tuple,
@@ -72,11 +215,10 @@ impl<P: Payload> Connection<P> {
         ts_offset: u32,
         now: Instant,
     ) -> Self {
-        Self {
-            tuple,
-            payload: PhantomData,
-        }
+        Self::new(config, tuple, Phase::SynSent, iss, ts_offset, now)
     }
+
+    /// A passive open that met a SYN: a connection in SYN-RECEIVED.
     pub(crate) fn accept(
         config: &Config,
         tuple: Tuple,
@@ -85,111 +227,206 @@ impl<P: Payload> Connection<P> {
         ts_offset: u32,
         now: Instant,
     ) -> Self {
+        let phase = Phase::SynReceived(Opened::Passively);
+        let mut connection = Self::new(config, tuple, phase, iss, ts_offset, now);
+        connection.counters.segments_in = 1;
+        connection.on_peer_syn(now, syn);
+        connection
+    }
+
+    fn new(
+        config: &Config,
+        tuple: Tuple,
+        phase: Phase,
+        iss: SeqNumber,
+        ts_offset: u32,
+        now: Instant,
+    ) -> Self {
+        let control = Control {
+            clock: now,
+            heard_at: now,
+            sent_at: now,
+            ..Control::default()
+        };
         Self {
+            phase,
+            events: Pending::default(),
+            snd: SendQueue::new(iss),
+            rcv: Receiver::new(config),
+            agreed: Agreed {
+                mss: config.mss.max(PEER_MSS_MIN),
+                snd_wscale: 0,
+                window_scale: config.window_scale,
+                timestamps: config.timestamps,
+                sack: config.sack,
+                ts_offset,
+                ts_recent: 0,
+                ts_recent_at: now,
+            },
+            control,
+            timers: Timers::default(),
+            congestion: Controller::new(config.mss.into()),
+            loss: LossDetection::new(iss),
+            rtt: RttEstimator::new(config),
+            counters: Counters::default(),
             tuple,
-            payload: PhantomData,
+            config: config.clone(),
         }
     }
-    /// SEGMENT ARRIVES (RFC 9293 3.10.7).
-    pub fn on_segment(
-        &mut self,
-        now: Instant,
-        segment: &Segment,
-        payload: Option<P>,
-    ) -> Disposition {
-        Disposition::Dropped(DropReason::Closed)
+
+    /// Takes what the peer's SYN says: its number and its options.
+    fn on_peer_syn(&mut self, now: Instant, syn: &Segment) {
+        self.rcv.on_syn(syn.seq);
+        let options = &syn.options;
+        // RFC 9293 3.7.1: without the option 536 octets, over IPv6 1220.
+        let default = if self.tuple.is_v4() { 536 } else { 1220 };
+        let peer = options.mss.unwrap_or(default).max(PEER_MSS_MIN);
+        self.agreed.mss = self.agreed.mss.min(peer);
+        // RFC 7323 2.2: scaling only if both SYNs carry the option.
+        self.agreed.window_scale &= options.window_scale.is_some();
+        if self.agreed.window_scale {
+            self.agreed.snd_wscale = options.window_scale.unwrap_or(0).min(MAX_WINDOW_SCALE);
+            self.rcv.wscale = self.window_shift();
+        }
+        self.agreed.sack &= options.sack_permitted;
+        self.agreed.timestamps &= options.timestamps.is_some();
+        if let Some(timestamps) = options.timestamps {
+            self.agreed.ts_recent = timestamps.value;
+            self.agreed.ts_recent_at = now;
+        }
+        self.control.heard_at = now;
+        // The window field of a SYN is not scaled.
+        self.set_send_window(syn.seq, syn.ack, u32::from(syn.window));
     }
-    /// To be called at or after `next_timeout`.
-    pub fn on_timeout(&mut self, now: Instant) {}
-    /// The next segment to send; call until `None`.
-    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit<'_, P>> {
-        None
+
+    /// The least shift by which the window field covers the receive buffer.
+    fn window_shift(&self) -> u8 {
+        let field = usize::from(u16::MAX);
+        (0..MAX_WINDOW_SCALE)
+            .find(|shift| self.config.receive_buffer <= field << shift)
+            .unwrap_or(MAX_WINDOW_SCALE)
     }
-    /// The next event.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        None
+
+    fn set_send_window(&mut self, seq: SeqNumber, ack: SeqNumber, window: u32) {
+        self.snd.wnd = window;
+        self.snd.max_wnd = self.snd.max_wnd.max(window);
+        self.snd.wl1 = seq;
+        self.snd.wl2 = ack;
     }
-    /// When `on_timeout` is due.
-    pub fn next_timeout(&self) -> Option<Instant> {
-        None
-    }
-    /// When `poll_transmit` may be called next; `None`: now.
-    pub fn next_send(&self) -> Option<Instant> {
-        None
-    }
-    /// Level bits.
-    pub fn readiness(&self) -> Readiness {
-        Readiness::NONE
-    }
-    /// Bytes that the send buffer takes now.
-    pub fn send_room(&self) -> usize {
-        0
-    }
-    /// Asks for a `Writable` event once there is room again.
-    pub fn want_writable(&mut self) {}
-    /// The last segment, if it is not sent, shorter than `segment_limit` and may grow.
-    pub fn unsent_tail(&mut self) -> Option<&mut P> {
-        None
-    }
-    /// Says that `n` bytes were appended to `unsent_tail`.
-    pub fn extended(&mut self, n: usize) {}
-    /// Bytes of payload in one segment now.
-    pub fn segment_limit(&self) -> usize {
-        0
-    }
-    /// Queues a payload.
-    pub fn send(&mut self, payload: P) -> Result<(), SendError<P>> {
-        Err(SendError::Closed(payload))
-    }
-    /// The next payload in order.
-    pub fn recv(&mut self) -> Option<P> {
-        None
-    }
-    /// Whether everything up to the peer's FIN was read.
-    pub fn at_end(&self) -> bool {
-        false
-    }
-    /// FIN after all data.
-    pub fn close(&mut self, now: Instant) {}
-    /// RST.
-    pub fn abort(&mut self) {}
-    /// Whether the connection is over and its RST, if any, was polled: the owner may drop it.
-    pub fn is_closed(&self) -> bool {
+
+    /// Applies `input` to the state, with what entering the new state entails. False: it changes nothing.
+    fn transition(&mut self, input: Input) -> bool {
+        let Some(next) = self.phase.after(input) else {
+            return false;
+        };
+        self.phase = next;
+        let now = self.control.clock;
+        match next {
+            Phase::Established => self.on_established(now),
+            Phase::CloseWait => self.events.raise(Pending::PEER_CLOSED),
+            Phase::Closing => self.events.raise(Pending::PEER_CLOSED),
+            Phase::FinWait2 if self.control.orphaned => {
+                self.timers.arm(Timer::Linger, now + self.config.fin_wait_2);
+            }
+            Phase::TimeWait => {
+                if input == Input::PeerFin {
+                    self.events.raise(Pending::PEER_CLOSED);
+                }
+                self.timers.disarm_all();
+                self.snd.clear();
+                self.timers.arm(Timer::Linger, now + self.config.msl * 2);
+            }
+            Phase::Closed(reason) => {
+                self.timers.disarm_all();
+                self.snd.clear();
+                // What has arrived in order stays readable, unless the application itself gave up.
+                self.rcv.clear(reason == CloseReason::Aborted);
+                self.events.raise(Pending::CLOSED);
+            }
+            Phase::SynSent
+            | Phase::SynReceived(_)
+            | Phase::FinWait1
+            | Phase::FinWait2
+            | Phase::LastAck => {}
+        }
         true
     }
-    /// Caps the receive window.
-    pub fn set_receive_limit(&mut self, bytes: usize) {}
-    /// Caps the segment size, in bytes without options (a smaller path MTU).
-    pub fn set_mss(&mut self, mss: u16) {}
-    /// Switches Nagle's rule.
-    pub fn set_nagle(&mut self, on: bool) {}
-    /// The flow.
-    pub fn tuple(&self) -> &Tuple {
-        &self.tuple
+
+    fn on_established(&mut self, now: Instant) {
+        self.events.raise(Pending::CONNECTED);
+        let mss = self.segment_limit() as u32;
+        self.congestion.on_established(mss, self.control.syn_lost);
+        if self.control.syn_lost {
+            self.rtt.on_syn_lost(&self.config);
+        }
+        if let Some(keep_alive) = self.config.keep_alive {
+            self.timers.arm(Timer::KeepAlive, now + keep_alive.idle);
+        }
+        // A close in SYN-RECEIVED has waited for this.
+        if self.control.fin_queued {
+            self.transition(Input::Close);
+        }
     }
-    /// The state.
-    pub fn state(&self) -> State {
-        State::Closed
+
+    /// Ends the connection with a RST where there is a peer that believes in it (RFC 9293 3.10.5).
+    fn abort_with_reset(&mut self) {
+        let tell = matches!(
+            self.phase,
+            Phase::SynReceived(_)
+                | Phase::Established
+                | Phase::FinWait1
+                | Phase::FinWait2
+                | Phase::CloseWait
+        );
+        if tell {
+            self.control.reset = Some((self.snd.nxt, true));
+        }
+        self.transition(Input::Abort);
     }
-    /// Whether a SYN that arrived in TIME-WAIT may open a new incarnation (RFC 9293 3.6.1, RFC 6191).
-    pub fn accepts_new_incarnation(&self, segment: &Segment) -> bool {
-        false
+
+    /// The value of our timestamp clock: milliseconds (RFC 7323 5.4 allows 1 ms to 1 s).
+    fn timestamp(&self, now: Instant) -> u32 {
+        (now.as_millis() as u32).wrapping_add(self.agreed.ts_offset)
     }
-    /// A picture of the connection.
-    pub fn info(&self) -> Info {
-        unreachable!("signatures first")
+
+    /// Whether a challenge ACK may be sent now: at most ten in five seconds (RFC 5961 7).
+    fn allow_challenge(&mut self, now: Instant) -> bool {
+        const PERIOD: Duration = Duration::from_secs(5);
+        const PER_PERIOD: u8 = 10;
+        let control = &mut self.control;
+        if now.since(control.challenges_since) >= PERIOD {
+            control.challenges_since = now;
+            control.challenges = 0;
+        }
+        let allowed = control.challenges < PER_PERIOD;
+        if allowed {
+            control.challenges += 1;
+            self.counters.challenge_acks = self.counters.challenge_acks.saturating_add(1);
+        }
+        allowed
     }
-    /// How the connection ended, unless it ended well.
-    pub fn error(&self) -> Option<CloseReason> {
-        None
+
+    /// Owes a challenge ACK, if the limit permits.
+    fn challenge(&mut self, now: Instant) {
+        if self.allow_challenge(now) {
+            self.rcv.debt.now = true;
+        }
     }
-    /// Writes the connection; `bytes` gives the bytes of a payload.
-    pub fn snapshot<'a>(&'a self, out: &mut Vec<u8>, bytes: impl Fn(&'a P) -> &'a [u8]) {}
-    /// Reads a connection; `make` makes a payload of bytes.
-    pub fn restore(
-        input: &[u8],
-        make: impl FnMut(&[u8]) -> Option<P>,
-    ) -> Result<Self, SnapshotError> {
-        Err(SnapshotError::Corrupt)
+
+    /// Whether both ends have said FIN or the connection is over.
+    fn is_hung_up(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Closed(_) | Phase::Closing | Phase::LastAck | Phase::TimeWait
+        )
+    }
+
+    fn empty_segment(&self, flags: Flags) -> Segment {
+        Segment {
+            seq: self.snd.nxt,
+            ack: self.rcv.nxt,
+            flags,
+            ..Segment::default()
+        }
     }
 }

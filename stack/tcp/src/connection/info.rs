@@ -1,0 +1,55 @@
+//! The picture of a connection that `ss` and the tests look at.
+
+use super::Connection;
+use crate::info::Info;
+use crate::payload::Payload;
+
+impl<P: Payload> Connection<P> {
+    /// A picture of the connection, in the manner of `TCP_INFO` (STATUS of RFC 9293 3.10.6).
+    pub fn info(&self) -> Info {
+        let counters = &self.counters;
+        let delivery = &self.snd.delivery;
+        let nanos = delivery.rate_interval.as_nanos();
+        let rate = u128::from(delivery.rate_bytes) * 1_000_000_000;
+        Info {
+            state: self.phase.state(),
+            rtt_ns: self.rtt.srtt().as_nanos(),
+            rttvar_ns: self.rtt.rttvar().as_nanos(),
+            rtt_ns_min: self.rtt.min().as_nanos(),
+            rto_ns: self.rtt.rto(&self.config).as_nanos(),
+            cwnd: self.congestion.window(),
+            ssthresh: self.congestion.ssthresh(),
+            snd_wnd: self.snd.wnd,
+            rcv_wnd: self.rcv.window(),
+            mss: self.segment_limit() as u32,
+            snd_wscale: self.agreed.snd_wscale,
+            rcv_wscale: self.rcv.wscale,
+            timestamps: self.agreed.timestamps,
+            sack: self.agreed.sack,
+            in_flight: self.snd.flight(),
+            unsent: self.snd.unsent() as u64,
+            unread: self.rcv.queued() as u64,
+            held_out_of_order: self.rcv.ooo.bytes() as u64,
+            bytes_in: counters.bytes_in,
+            bytes_out: counters.bytes_out,
+            bytes_acked: delivery.bytes,
+            segments_in: counters.segments_in,
+            segments_out: counters.segments_out,
+            retransmissions: counters.retransmissions.into(),
+            timeouts: counters.timeouts.into(),
+            fast_recoveries: self.loss.fast_recoveries.into(),
+            retransmit_blocked: counters.retransmit_blocked.into(),
+            split_failed: counters.split_failed.into(),
+            out_of_order: counters.out_of_order.into(),
+            dup_acks: counters.dup_acks.into(),
+            sack_sent: counters.sack_sent.into(),
+            challenge_acks: counters.challenge_acks.into(),
+            window_probes: counters.window_probes.into(),
+            copied_small: self.rcv.copied_small.into(),
+            delivery_rate: rate
+                .checked_div(nanos.into())
+                .map_or(0, |rate| u64::try_from(rate).unwrap_or(u64::MAX)),
+            limited_by: counters.limited_by,
+        }
+    }
+}

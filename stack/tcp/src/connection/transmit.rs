@@ -1,0 +1,336 @@
+//! What is sent next.
+//!
+//! The order: a RST that is owed; the oldest of what is believed lost; new data as far as congestion window, peer's window
+//! and Nagle's rule let it; acknowledgments that nothing carried; a probe. Only `None` ends a turn: it is then that the
+//! timers of waiting (delayed ACK, persist) are set.
+
+use bywash_wire::{Ecn, Flags, Options, SackBlocks, Segment, SeqNumber, Timestamps};
+
+use super::{Connection, TIMESTAMPS_LEN, Transmit};
+use crate::info::LimitedBy;
+use crate::payload::Payload;
+use crate::state::Phase;
+use crate::time::{Duration, Instant};
+use crate::timer::Timer;
+
+impl<P: Payload> Connection<P> {
+    /// The next segment to send; call until `None`. A segment returned counts as sent.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit<'_, P>> {
+        self.control.clock = now;
+        if let Some((seq, acknowledges)) = self.control.reset.take() {
+            return Some(self.reset_segment(seq, acknowledges));
+        }
+        if let Phase::Closed(_) = self.phase {
+            return None;
+        }
+        if let Some(index) = self.lost_to_send() {
+            return Some(self.transmit_record(index, now, true));
+        }
+        if let Some(index) = self.new_to_send(now) {
+            return Some(self.transmit_record(index, now, false));
+        }
+        if self.takes_pure_ack() {
+            return Some(self.pure_ack(now, self.snd.nxt));
+        }
+        if core::mem::take(&mut self.control.probe) {
+            return Some(self.pure_ack(now, self.probe_seq()));
+        }
+        if self.rcv.debt.bytes > 0 && !self.timers.is_armed(Timer::DelayedAck) {
+            self.timers
+                .arm(Timer::DelayedAck, now + self.config.delayed_ack);
+        }
+        None
+    }
+
+    /// When `poll_transmit` may be called next. `None`: now. Nothing is paced yet, so it is always `None`.
+    pub fn next_send(&self) -> Option<Instant> {
+        None
+    }
+
+    /// The oldest segment that is believed lost, if it may go now.
+    fn lost_to_send(&mut self) -> Option<usize> {
+        let index = self.snd.next_lost()?;
+        let record = self.snd.record(index);
+        if record.payload.as_ref().is_some_and(P::is_queued) {
+            if !self.control.blocked {
+                self.control.blocked = true;
+                self.counters.retransmit_blocked =
+                    self.counters.retransmit_blocked.saturating_add(1);
+            }
+            self.counters.limited_by = LimitedBy::TransmitQueue;
+            return None;
+        }
+        // The oldest always goes: it is what recovery waits for, and at a closed window it is the probe.
+        if index > 0 {
+            if self.snd.pipe() + record.seq_len() > self.congestion.window() {
+                self.stop(LimitedBy::CongestionWindow);
+                return None;
+            }
+            if record.end().after(self.snd.una + self.snd.wnd) {
+                self.stop(LimitedBy::ReceiveWindow);
+                return None;
+            }
+        }
+        self.control.blocked = false;
+        let limit = self.segment_limit() as u32;
+        if record.len > limit && !self.split(index, limit) {
+            return None;
+        }
+        Some(index)
+    }
+
+    /// The next segment never sent, if it may go now, cut to what may go.
+    fn new_to_send(&mut self, now: Instant) -> Option<usize> {
+        let Some(index) = self.snd.first_unsent() else {
+            self.stop(LimitedBy::Application);
+            return None;
+        };
+        let record = self.snd.record(index);
+        if record.syn {
+            return Some(index);
+        }
+        if !self.phase.is_synchronised() {
+            return None;
+        }
+        let (len, fin) = (record.len, record.fin);
+        if !self.snd.is_outstanding() {
+            self.restart_after_idle(now);
+        }
+        let limit = self.segment_limit() as u32;
+        let desired = len.min(limit);
+        let budget = self
+            .congestion
+            .window()
+            .saturating_add(self.loss.allowance(limit));
+        if self.snd.pipe() > 0 && self.snd.pipe() + desired > budget {
+            self.stop(LimitedBy::CongestionWindow);
+            return None;
+        }
+        let Some(sendable) = self.window_takes(desired) else {
+            self.stop(LimitedBy::ReceiveWindow);
+            self.arm_persist(now);
+            return None;
+        };
+        if sendable == len && !fin && self.nagle_holds(index, len) {
+            self.stop(LimitedBy::Application);
+            return None;
+        }
+        if sendable < len && !self.split(index, sendable) {
+            // No frame to cut into: tried again when the next ACK comes, or else when the timer runs out.
+            self.arm_persist(now);
+            return None;
+        }
+        Some(index)
+    }
+
+    /// How much of `desired` bytes the peer's window takes, if that is worth a segment: sender's silly-window avoidance
+    /// (RFC 9293 3.8.6.2.1). A FIN takes no buffer and so needs no window of its own.
+    fn window_takes(&self, desired: u32) -> Option<u32> {
+        let usable = self.snd.usable_window();
+        if desired <= usable {
+            return Some(desired);
+        }
+        let worth = usable > 0 && (self.control.override_sws || usable >= self.snd.max_wnd / 2);
+        worth.then_some(usable)
+    }
+
+    /// Nagle's rule (RFC 9293 3.7.4) in Minshall's form, as in Linux: a small segment waits while another small one is
+    /// unacknowledged. What is followed by more waits for nothing.
+    fn nagle_holds(&self, index: usize, len: u32) -> bool {
+        self.config.nagle
+            && self.snd.is_last(index)
+            && (len as usize) < self.segment_limit()
+            && self
+                .control
+                .small_end
+                .is_some_and(|end| end.after(self.snd.una))
+    }
+
+    /// RFC 5681 4.1: after silence of more than a time-out the old window proves nothing.
+    fn restart_after_idle(&mut self, now: Instant) {
+        if now.since(self.control.sent_at) > self.rtt.rto(&self.config) {
+            let mss = self.segment_limit() as u32;
+            self.congestion.on_idle(mss);
+            self.control.sent_at = now;
+        }
+    }
+
+    fn stop(&mut self, limit: LimitedBy) {
+        self.counters.limited_by = limit;
+        self.control.cwnd_limited = limit == LimitedBy::CongestionWindow;
+    }
+
+    fn split(&mut self, index: usize, at: u32) -> bool {
+        let done = self.snd.split(index, at);
+        if !done {
+            self.counters.split_failed = self.counters.split_failed.saturating_add(1);
+        }
+        done
+    }
+
+    fn transmit_record(&mut self, index: usize, now: Instant, again: bool) -> Transmit<'_, P> {
+        let last = self.snd.is_last(index);
+        let record = self.snd.record(index);
+        let (seq, len, syn, fin) = (record.seq, record.len, record.syn, record.fin);
+        let mut segment = if syn {
+            self.syn_segment(now)
+        } else {
+            self.data_segment(now, len)
+        };
+        segment.seq = seq;
+        segment.payload_len = len as usize;
+        if fin {
+            segment.flags.insert(Flags::FIN);
+        }
+        // RFC 9293 3.9.1.2: push where what the application wrote ends.
+        if len > 0 && last {
+            segment.flags.insert(Flags::PSH);
+        }
+        self.snd.on_sent(index, now);
+        self.on_record_sent(now, seq + len, len, again);
+        if segment.flags.contains(Flags::ACK) {
+            self.on_ack_sent();
+        }
+        self.counters.segments_out += 1;
+        Transmit {
+            segment,
+            payload: self.snd.payload_mut(index),
+            retransmission: again,
+            ecn: Ecn::NotEct,
+        }
+    }
+
+    fn on_record_sent(&mut self, now: Instant, end: SeqNumber, len: u32, again: bool) {
+        if again {
+            self.counters.retransmissions = self.counters.retransmissions.saturating_add(1);
+        } else {
+            self.counters.bytes_out += u64::from(len);
+            if len > 0 && (len as usize) < self.segment_limit() {
+                self.control.small_end = Some(end);
+            }
+            self.on_data_sent();
+        }
+        self.control.sent_at = now;
+        // RFC 6298 5.1.
+        if !self.timers.is_armed(Timer::Retransmit) {
+            self.timers
+                .arm(Timer::Retransmit, now + self.rtt.rto(&self.config));
+        }
+        self.arm_user_timeout(now);
+    }
+
+    /// The options go into every SYN; in a SYN-ACK only those that the peer's SYN had.
+    fn syn_segment(&mut self, now: Instant) -> Segment {
+        let answers = self.phase != Phase::SynSent;
+        let mut segment = self.empty_segment(if answers {
+            Flags::SYN | Flags::ACK
+        } else {
+            Flags::SYN
+        });
+        if !answers {
+            segment.ack = SeqNumber::default();
+        }
+        segment.window = self.rcv.offer_unscaled();
+        segment.options = Options {
+            // RFC 6691: never less for the options that segments may carry.
+            mss: Some(self.config.mss),
+            window_scale: self.agreed.window_scale.then(|| self.window_shift()),
+            sack_permitted: self.agreed.sack,
+            timestamps: self.timestamps_option(now),
+            sack: SackBlocks::EMPTY,
+        };
+        segment
+    }
+
+    fn data_segment(&mut self, now: Instant, len: u32) -> Segment {
+        let mut segment = self.empty_segment(Flags::ACK);
+        segment.window = self.rcv.offer();
+        segment.options.timestamps = self.timestamps_option(now);
+        if self.agreed.sack && !self.rcv.ooo.is_empty() {
+            self.add_sack(&mut segment.options, len);
+        }
+        segment
+    }
+
+    /// SACK blocks as far as segment and header have room: data is never cut to make room for them.
+    fn add_sack(&mut self, options: &mut Options, len: u32) {
+        let room = usize::from(self.agreed.mss).saturating_sub(len as usize);
+        let blocks = self.rcv.ooo.sack_blocks();
+        for count in (1..=blocks.len()).rev() {
+            options.sack = blocks.iter().take(count).collect();
+            if options.emitted_len() <= room {
+                self.counters.sack_sent = self.counters.sack_sent.saturating_add(1);
+                return;
+            }
+        }
+        options.sack = SackBlocks::EMPTY;
+    }
+
+    fn timestamps_option(&self, now: Instant) -> Option<Timestamps> {
+        self.agreed.timestamps.then(|| Timestamps {
+            value: self.timestamp(now),
+            // Before the peer's SYN this is zero, as RFC 7323 3.2 demands.
+            echo: self.agreed.ts_recent,
+        })
+    }
+
+    /// Whether an empty segment is owed; counts it as paid.
+    fn takes_pure_ack(&mut self) -> bool {
+        if self.phase == Phase::SynSent {
+            return false;
+        }
+        if self.rcv.debt.duplicates > 0 {
+            self.rcv.debt.duplicates -= 1;
+            return true;
+        }
+        self.rcv.owes_ack_now()
+            || (self.rcv.debt.bytes > 0 && self.config.delayed_ack == Duration::ZERO)
+            || (self.phase.receives() && self.rcv.owes_window_update())
+    }
+
+    fn pure_ack(&mut self, now: Instant, seq: SeqNumber) -> Transmit<'_, P> {
+        let mut segment = self.data_segment(now, 0);
+        segment.seq = seq;
+        self.on_ack_sent();
+        self.counters.segments_out += 1;
+        Transmit {
+            segment,
+            payload: None,
+            retransmission: false,
+            ecn: Ecn::NotEct,
+        }
+    }
+
+    fn on_ack_sent(&mut self) {
+        self.rcv.on_ack_sent();
+        self.timers.disarm(Timer::DelayedAck);
+    }
+
+    fn reset_segment(&mut self, seq: SeqNumber, acknowledges: bool) -> Transmit<'_, P> {
+        let mut segment = self.empty_segment(Flags::RST);
+        segment.seq = seq;
+        if acknowledges {
+            segment.flags.insert(Flags::ACK);
+        } else {
+            segment.ack = SeqNumber::default();
+        }
+        self.counters.segments_out += 1;
+        Transmit {
+            segment,
+            payload: None,
+            retransmission: false,
+            ecn: Ecn::NotEct,
+        }
+    }
+
+    /// Bytes of payload in one segment now: the MSS less the options that every segment carries (RFC 6691 3). It may shrink
+    /// when the handshake ends; segments queued before are then cut.
+    pub fn segment_limit(&self) -> usize {
+        let options = if self.agreed.timestamps {
+            TIMESTAMPS_LEN
+        } else {
+            0
+        };
+        usize::from(self.agreed.mss - options)
+    }
+}
