@@ -282,6 +282,11 @@ impl LinkState {
         state
     }
 
+    /// Whether frames can flow.
+    pub(super) fn running(self) -> bool {
+        self.up && self.carrier
+    }
+
     /// The state now; `None` if the device is gone.
     pub(super) fn ask(requests: &mut Requests, ifindex: u32) -> Result<Option<Self>, NetlinkError> {
         let mut message = LinkMessage::default();

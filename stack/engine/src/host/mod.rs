@@ -20,7 +20,9 @@
 //! - [`device`]: the network device that an engine drives, as it is at the start.
 //! - [`lock`]: one engine per device; the directory `/run/bywash/<key>/`.
 //! - [`path`]: what a shard needs to address a frame, and the trait by which it asks.
-//! - [`monitor`], [`routes`], [`neighbours`], [`netlink`]: the host thread and what it is made of.
+//! - [`thread`]: the host thread; [`kernel_routes`]: a shard's end of it. Its parts: `resolver` (what
+//!   is known, and whom to tell), `routes` and `neighbours` (questions to the kernel), `monitor` (its
+//!   announcements), [`netlink`] (the socket).
 //! - [`ports`]: dummy kernel sockets that keep the kernel off our ports.
 //! - [`control`]: the control socket, both ends.
 //! - [`cores`]: which core a shard is pinned to.
@@ -28,13 +30,22 @@
 pub mod control;
 pub mod cores;
 pub mod device;
+pub mod kernel_routes;
 pub mod lock;
 pub mod netlink;
 pub mod path;
 pub mod ports;
+pub mod thread;
+
+mod monitor;
+mod neighbours;
+mod resolver;
+mod routes;
 
 pub use control::{ControlServer, EngineInfo};
 pub use device::{Device, DeviceError};
+pub use kernel_routes::KernelRoutes;
 pub use lock::{EngineLock, LockError};
 pub use path::{Path, Resolution, Routes, StaticRoutes, Unreachable};
 pub use ports::{PortError, PortReservations, RangeReport};
+pub use thread::{Host, HostError, HostEvent};

@@ -60,6 +60,9 @@ pub enum Unreachable {
     /// The device is down or gone.
     #[error("the device is down or gone")]
     LinkDown,
+    /// Too many questions of this shard are open; known remotes are unharmed.
+    #[error("too many questions for routes and neighbours are open: try again")]
+    Busy,
     /// The question itself failed.
     #[error("the kernel could not be asked: {0}")]
     Failed(Arc<str>),
