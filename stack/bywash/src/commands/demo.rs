@@ -50,7 +50,7 @@ fn throughput(config: &ShardConfig, seconds: u32, reverse: bool) -> Result<(), F
     let client = Client::new(options, Box::new(io::stdout()));
     let mut pair = MemoryPair::new(config, server, client)?;
     let limit = Duration::from_secs(u64::from(seconds)) + GRACE;
-    if !pair.run_until(|_, client| client.is_finished(), limit) {
+    if !pair.run_until(|_, client| client.outcome().is_some(), limit) {
         return Err(Failure::Failed(format!("the test did not end within {limit:?}")));
     }
     pair.b.into_service().into_outcome()?;

@@ -29,6 +29,7 @@
 mod handle;
 mod link;
 mod message;
+mod seams;
 mod service;
 mod signal;
 mod slot;
@@ -36,6 +37,7 @@ mod slot;
 pub use handle::{Lease, Patience, RemoteListener, RemoteStream};
 pub use link::{Remote, RemoteConfig};
 pub use message::{Accepted, Command, Failure, FailureCode, ListenerIndex, RemoteId, StreamEvent};
+pub use seams::XdpMode;
 pub use service::RemoteService;
 pub use slot::{CHUNK_BYTES, CHUNKS};
 

@@ -1,0 +1,196 @@
+//! The device: what it is, who else is on it, what its driver can do.
+
+use bywash_engine::host::Device;
+use bywash_engine::host::netlink::{NetlinkError, Requests};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
+use netlink_packet_route::neighbour::{NeighbourMessage, NeighbourState};
+
+use super::Findings;
+
+/// Largest MTU of a page-sized frame: 4096 less 256 bytes of XDP headroom, Ethernet and a VLAN tag.
+const MTU: u16 = 4096 - 256 - 18;
+
+/// Drivers with AF_XDP zero copy in Linux 6.18 (NETDEV_XDP_ACT_XSK_ZEROCOPY).
+const ZERO_COPY: [&str; 20] = [
+    "bonding", "tsnep", "fsl_dpaa2_eth", "gve", "i40e", "ice", "igb", "igc", "ixgbe", "ixgbevf",
+    "idpf", "rvu_nicpf", "rvu_nicvf", "mlx5_core", "mlx5", "nfp", "stmmac", "st_gmac",
+    "dwmac-intel", "virtio_net",
+];
+
+/// Drivers whose peer's kernel hands over packets with only the pseudo-header summed.
+const PSEUDO_CHECKSUM: [&str; 3] = ["veth", "tun", "virtio_net"];
+
+pub(super) fn look(findings: &mut Findings, name: &str) {
+    let device = match Device::open(name) {
+        Ok(device) => device,
+        Err(error) => {
+            // The text has the remedy.
+            findings.fail("device", error.to_string(), "see above; `ip link` lists what there is");
+            return;
+        }
+    };
+    identity(findings, &device);
+    queues(findings, &device);
+    mtu(findings, &device);
+    driver(findings, &device);
+    match Requests::open() {
+        Ok(mut requests) => {
+            program(findings, &device, &mut requests);
+            neighbours(findings, &device, &mut requests);
+        }
+        Err(error) => findings.warn(
+            "netlink",
+            format!("the kernel cannot be asked for XDP and neighbours: {error}"),
+            "allow AF_NETLINK sockets",
+        ),
+    }
+}
+
+fn identity(findings: &mut Findings, device: &Device) {
+    let addresses: Vec<String> = device.addresses.iter().map(ToString::to_string).collect();
+    let text = format!("{} is up: {}", device.name, addresses.join(", "));
+    if device.carrier {
+        findings.ok("device", text);
+    } else {
+        findings.warn("device", format!("{text}; no carrier"), "plug the cable in, or set the peer up");
+    }
+}
+
+fn queues(findings: &mut Findings, device: &Device) {
+    let (name, queues) = (&device.name, device.rx_queues);
+    if queues == 1 {
+        findings.ok("queues", "one receive queue: one shard");
+        return;
+    }
+    findings.warn(
+        "queues",
+        format!("{queues} receive queues: each needs a shard"),
+        format!(
+            "run with --shards {queues}, or give it fewer: ethtool -L {name} combined 1 (veth: ethtool -L {name} rx 1 tx 1)"
+        ),
+    );
+}
+
+fn mtu(findings: &mut Findings, device: &Device) {
+    if device.mtu <= MTU {
+        findings.ok("mtu", format!("{} bytes", device.mtu));
+    } else {
+        findings.fail(
+            "mtu",
+            format!("{} bytes are beyond single-buffer XDP", device.mtu),
+            format!("ip link set {} mtu {MTU} (veth: its peer as well, and at most 3498)", device.name),
+        );
+    }
+}
+
+fn driver(findings: &mut Findings, device: &Device) {
+    let Some(driver) = device.driver.as_deref() else {
+        findings.warn(
+            "driver",
+            "the driver is unknown: whether it has native XDP and zero copy shows at the start",
+            "look at the ready line, or insist with --require-zero-copy",
+        );
+        return;
+    };
+    if ZERO_COPY.contains(&driver) {
+        findings.ok("driver", format!("{driver}: zero copy, where queue and kernel allow it"));
+    } else {
+        findings.warn(
+            "driver",
+            format!("{driver} has no AF_XDP zero copy: the kernel copies each frame"),
+            "nothing to do on virtual devices; else a NIC of ice, i40e, ixgbe, igc, mlx5 or the like",
+        );
+    }
+    if PSEUDO_CHECKSUM.contains(&driver) {
+        findings.ok(
+            "checksum",
+            format!(
+                "{driver}: a TCP checksum of the pseudo-header alone is accepted beside the full one, as the peer's kernel may send it"
+            ),
+        );
+    } else {
+        findings.ok("checksum", "every TCP checksum is verified in full");
+    }
+}
+
+fn program(findings: &mut Findings, device: &Device, requests: &mut Requests) {
+    match attached(device.ifindex, requests) {
+        Ok(None) => findings.ok("xdp", "no XDP program on the device"),
+        Ok(Some(text)) => findings.warn(
+            "xdp",
+            format!("{text} on the device"),
+            format!(
+                "a Bywash there (see `engines` above) has to end first; anything else: ip link set {} xdp off, or its own tool",
+                device.name
+            ),
+        ),
+        Err(error) => findings.warn(
+            "xdp",
+            format!("the kernel does not say whether a program is attached: {error}"),
+            format!("look with ip link show dev {}", device.name),
+        ),
+    }
+}
+
+/// `native XDP program 42`
+fn attached(ifindex: u32, requests: &mut Requests) -> Result<Option<String>, NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    let answers = requests.ask(RouteNetlinkMessage::GetLink(message), 0)?;
+    let attributes = answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(link.attributes),
+        _ => None,
+    });
+    let (mut mode, mut id) = (None, None);
+    for attribute in attributes.flatten() {
+        let LinkAttribute::Xdp(xdp) = attribute else { continue };
+        for one in xdp {
+            match one {
+                LinkXdp::Attached(XdpAttached::None) => {}
+                LinkXdp::Attached(XdpAttached::Driver) => mode = Some("a native"),
+                LinkXdp::Attached(XdpAttached::SocketBuffer) => mode = Some("a generic"),
+                LinkXdp::Attached(XdpAttached::Hardware) => mode = Some("an offloaded"),
+                LinkXdp::Attached(_) => mode = Some("more than one"),
+                LinkXdp::ProgId(number) => id = Some(number),
+                _ => {}
+            }
+        }
+    }
+    Ok(mode.map(|mode| match id {
+        Some(id) => format!("{mode} XDP program (id {id})"),
+        None => format!("{mode} XDP program"),
+    }))
+}
+
+fn neighbours(findings: &mut Findings, device: &Device, requests: &mut Requests) {
+    let question = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+    let answers = match requests.dump(&question) {
+        Ok(answers) => answers,
+        Err(error) => {
+            findings.warn("neighbours", format!("cannot be read: {error}"), "ip neighbour show");
+            return;
+        }
+    };
+    let (mut known, mut failed) = (0, 0);
+    for answer in answers {
+        let RouteNetlinkMessage::NewNeighbour(entry) = answer else { continue };
+        if entry.header.ifindex != device.ifindex {
+            continue;
+        }
+        match entry.header.state {
+            NeighbourState::Failed | NeighbourState::Incomplete => failed += 1,
+            NeighbourState::Noarp | NeighbourState::None => {}
+            _ => known += 1,
+        }
+    }
+    if failed == 0 {
+        findings.ok("neighbours", format!("{known} known; others are resolved when needed"));
+    } else {
+        findings.warn(
+            "neighbours",
+            format!("{known} known, {failed} that do not answer"),
+            format!("ip neighbour show dev {}; ping them", device.name),
+        );
+    }
+}
