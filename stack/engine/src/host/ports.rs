@@ -5,12 +5,13 @@
 //!
 //! - bound with `SO_REUSEADDR` set, so that old connections in TIME-WAIT are no hindrance, while a
 //!   kernel listener on the port is;
-//! - `SO_REUSEADDR` cleared afterwards, so that a later kernel `listen` on the port fails with
-//!   EADDRINUSE (its `bind` may still succeed), and the kernel's choice of ephemeral ports passes
-//!   the port over.
+//! - `SO_REUSEADDR` cleared afterwards, so that a later kernel listener on the port gets EADDRINUSE,
+//!   and the kernel's choice of ephemeral ports passes the port over;
+//! - bound to the engine's device, which still keeps off every kernel socket that is not bound to
+//!   another device, but leaves the port free for an engine on another device of the namespace.
 //!
 //! One `[::]` socket without `IPV6_V6ONLY` covers IPv4 as well; where the kernel has no IPv6 it is a
-//! `0.0.0.0` socket. Reservations are for the whole network namespace, not for one device.
+//! `0.0.0.0` socket.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -115,7 +116,10 @@ fn describe(holder: Option<&Holder>) -> String {
             "by {} (pid {}), as far as /proc shows",
             holder.command, holder.pid
         ),
-        None => "/proc does not show by whom; see ss -tlnp".to_owned(),
+        None => {
+            "/proc does not show by whom (a socket that is only bound, or a process out of sight)"
+                .to_owned()
+        }
     }
 }
 
@@ -133,14 +137,25 @@ pub struct RangeReport {
 /// The ports of one engine, each held by a kernel socket. Dropping it gives them back.
 #[derive(Debug, Default)]
 pub struct PortReservations {
+    device: Option<String>,
     sockets: BTreeMap<u16, Socket>,
 }
 
 impl PortReservations {
-    /// None yet. Ports belong to the network namespace of the thread that reserves them.
+    /// None yet; to be reserved on all devices of the network namespace of the thread that does so.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// None yet; to be reserved on one device, so that an engine on another device of the same
+    /// network namespace may have the same ports (it has other addresses).
+    #[must_use]
+    pub fn on_device(name: &str) -> Self {
+        Self {
+            device: Some(name.to_owned()),
+            sockets: BTreeMap::new(),
+        }
     }
 
     /// Keeps the kernel off one port, for IPv4 and IPv6.
@@ -154,21 +169,22 @@ impl PortReservations {
         if self.sockets.contains_key(&port) {
             return Err(PortError::Ours { port });
         }
-        let socket = dummy(port).map_err(|error| match Errno::try_from(error) {
-            Ok(Errno::EADDRINUSE) => PortError::Taken {
-                port,
-                holder: holder_of(port),
-            },
-            Ok(Errno::EACCES) => PortError::NoRights { port },
-            Ok(errno) => PortError::Io {
-                what: format!("reserving port {port}"),
-                error: errno.into(),
-            },
-            Err(error) => PortError::Io {
-                what: format!("reserving port {port}"),
-                error,
-            },
-        })?;
+        let socket =
+            dummy(port, self.device.as_deref()).map_err(|error| match Errno::try_from(error) {
+                Ok(Errno::EADDRINUSE) => PortError::Taken {
+                    port,
+                    holder: holder_of(port),
+                },
+                Ok(Errno::EACCES) => PortError::NoRights { port },
+                Ok(errno) => PortError::Io {
+                    what: format!("reserving port {port}"),
+                    error: errno.into(),
+                },
+                Err(error) => PortError::Io {
+                    what: format!("reserving port {port}"),
+                    error,
+                },
+            })?;
         self.sockets.insert(port, socket);
         Ok(())
     }
@@ -233,7 +249,7 @@ impl PortReservations {
     }
 }
 
-fn dummy(port: u16) -> io::Result<Socket> {
+fn dummy(port: u16, device: Option<&str>) -> io::Result<Socket> {
     let ipv6 = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP));
     let (socket, address) = match ipv6 {
         Ok(socket) => {
@@ -247,6 +263,9 @@ fn dummy(port: u16) -> io::Result<Socket> {
         }
         Err(error) => return Err(error),
     };
+    if let Some(device) = device {
+        socket.bind_device(Some(device.as_bytes()))?;
+    }
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.set_reuse_address(false)?;
@@ -397,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn port_zero_and_a_port_of_ours_are_refused() {
+    fn port_zero_is_refused() {
         let mut ports = PortReservations::new();
         assert!(matches!(ports.reserve(0), Err(PortError::Zero)));
     }

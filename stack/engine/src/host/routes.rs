@@ -1,6 +1,6 @@
 //! The kernel's own decision about where a packet to a remote host goes (`ip route get`).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
@@ -41,7 +41,9 @@ pub(super) fn decide(
     ifindex: u32,
     remote: IpAddr,
 ) -> Result<Decision, NetlinkError> {
-    if remote.is_unspecified() || remote.is_multicast() {
+    // The kernel says "no route" to 255.255.255.255 if it has no default route.
+    if remote.is_unspecified() || remote.is_multicast() || remote == IpAddr::V4(Ipv4Addr::BROADCAST)
+    {
         return Ok(Decision::No(Unreachable::NotUnicast));
     }
     let answers = match requests.ask(RouteNetlinkMessage::GetRoute(question(ifindex, remote)), 0) {
