@@ -35,6 +35,9 @@ const ROUTE_SETTLE: Duration = Duration::from_millis(10);
 /// Remotes that are routed anew between two looks at the queue of questions.
 const REROUTE_BATCH: usize = 64;
 
+/// After a failed reading of link or addresses, all is read again after this time.
+const RESYNC: Duration = Duration::from_millis(100);
+
 /// How often it is looked which remotes are in use.
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -67,6 +70,7 @@ enum Timer {
     /// Forget a remote without a route.
     Remote(IpAddr),
     Reroute,
+    Resync,
     Sweep,
 }
 
@@ -179,7 +183,15 @@ impl Resolver {
     }
 
     /// The kernel announced something.
-    pub(super) fn on_change(&mut self, change: Change, now: Instant) -> Result<(), NetlinkError> {
+    pub(super) fn on_change(&mut self, change: Change, now: Instant) {
+        if let Err(error) = self.take_in(change, now) {
+            self.counts.failed_queries += 1;
+            tracing::warn!("link and addresses are read again soon: {error}");
+            self.set_timer(now + RESYNC, Timer::Resync);
+        }
+    }
+
+    fn take_in(&mut self, change: Change, now: Instant) -> Result<(), NetlinkError> {
         match change {
             Change::Link(link) => self.on_link(Some(link), now),
             Change::LinkGone => self.on_link(None, now),
@@ -191,18 +203,24 @@ impl Resolver {
             Change::Neighbour(address, finding) => self.on_finding(address, finding, now),
             Change::Lost => {
                 self.counts.announcements_lost += 1;
-                let link = LinkState::ask(&mut self.requests, self.ifindex)?;
-                self.on_link(link, now);
-                if link.is_some() {
-                    self.read_addresses()?;
-                }
-                let hops: Vec<IpAddr> = self.neighbours.keys().copied().collect();
-                for hop in hops {
-                    self.read_neighbour(hop, now);
-                }
-                self.reroute_soon(now);
+                self.resync(now)?;
             }
         }
+        Ok(())
+    }
+
+    /// Reads everything anew that announcements would have told.
+    fn resync(&mut self, now: Instant) -> Result<(), NetlinkError> {
+        let link = LinkState::ask(&mut self.requests, self.ifindex)?;
+        self.on_link(link, now);
+        if link.is_some() {
+            self.read_addresses()?;
+        }
+        let hops: Vec<IpAddr> = self.neighbours.keys().copied().collect();
+        for hop in hops {
+            self.read_neighbour(hop, now);
+        }
+        self.reroute_soon(now);
         Ok(())
     }
 
@@ -227,6 +245,13 @@ impl Resolver {
                 Timer::Reroute => {
                     self.rerouting = false;
                     self.to_reroute = self.remotes.keys().copied().collect();
+                }
+                Timer::Resync => {
+                    if let Err(error) = self.resync(now) {
+                        self.counts.failed_queries += 1;
+                        tracing::debug!("link and addresses still cannot be read: {error}");
+                        self.set_timer(now + RESYNC, Timer::Resync);
+                    }
                 }
                 Timer::Sweep => {
                     self.sweep();

@@ -249,7 +249,7 @@ impl Worker {
             self.monitor.read(&mut changes)?;
             let now = Instant::now();
             for change in changes.drain(..) {
-                self.resolver.on_change(change, now)?;
+                self.resolver.on_change(change, now);
             }
             if self.take_commands(now) == Flow::Stop {
                 return Ok(());
@@ -290,6 +290,8 @@ impl Worker {
 
     /// Hands updates to all shards, wakes those that have any, and reports events.
     fn deliver(&mut self) {
+        // First, so that whoever is told of something finds it counted.
+        self.shared.keep_counts(&self.resolver.counts);
         for update in self.resolver.updates.drain(..) {
             if let Update::Sources(sources) = &update {
                 self.shared.keep_sources(sources);
@@ -304,7 +306,6 @@ impl Worker {
         for event in self.resolver.events.drain(..) {
             (self.on_event)(event);
         }
-        self.shared.keep_counts(&self.resolver.counts);
     }
 
     fn sleep(&self, timeout: Option<Duration>) -> Result<(), NetlinkError> {

@@ -5,9 +5,11 @@
 //! ```
 
 use std::fs::File;
+use std::io::Write;
 use std::net::IpAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use bywash_engine::host::{
@@ -17,7 +19,10 @@ use crossbeam::channel::{Receiver, unbounded};
 use nix::sched::{CloneFlags, setns};
 
 /// Far beyond what anything here takes: a test that waits this long has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Held for reading by whoever starts a program.
+static PROGRAMS: RwLock<()> = RwLock::new(());
 
 static LABS: AtomicU32 = AtomicU32::new(0);
 
@@ -79,6 +84,22 @@ impl Lab {
         self.ip(&self.near, arguments);
     }
 
+    /// `ip -batch` in the near namespace.
+    pub(crate) fn near_batch(&self, lines: &str) {
+        let _program = PROGRAMS.read().unwrap_or_else(PoisonError::into_inner);
+        let mut ip = Command::new("ip")
+            .args(["-n", &self.near, "-batch", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        ip.stdin
+            .take()
+            .unwrap()
+            .write_all(lines.as_bytes())
+            .unwrap();
+        assert!(ip.wait().unwrap().success());
+    }
+
     /// `ip` in the far namespace.
     pub(crate) fn far(&self, arguments: &str) {
         self.ip(&self.far, arguments);
@@ -104,8 +125,16 @@ impl Lab {
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
+    /// As [`Lab::inside`], while no other test starts a program: a child holds copies of all our
+    /// sockets until its `exec`, and with them the ports.
+    pub(crate) fn inside_alone<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        let _alone = PROGRAMS.write().unwrap_or_else(PoisonError::into_inner);
+        self.inside(body)
+    }
+
     /// MAC address of the far end of the link.
     pub(crate) fn far_mac(&self) -> String {
+        let _program = PROGRAMS.read().unwrap_or_else(PoisonError::into_inner);
         let output = Command::new("ip")
             .args(["-n", &self.far, "-br", "link", "show", "bwh1"])
             .output()
@@ -117,6 +146,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        let _program = PROGRAMS.read().unwrap_or_else(PoisonError::into_inner);
         for namespace in [&self.near, &self.far] {
             // Not a second panic while the test's own unwinds.
             let done = Command::new("ip")
@@ -130,6 +160,7 @@ impl Drop for Lab {
 }
 
 pub(crate) fn ip(arguments: &[&str]) {
+    let _program = PROGRAMS.read().unwrap_or_else(PoisonError::into_inner);
     let output = Command::new("ip")
         .args(arguments)
         .output()

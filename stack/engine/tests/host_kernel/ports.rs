@@ -31,7 +31,7 @@ const PLACES: [&str; 4] = [
 #[test]
 fn the_kernel_cannot_listen_on_a_reserved_port() {
     let lab = Lab::new();
-    lab.inside(|| {
+    lab.inside_alone(|| {
         let mut ports = PortReservations::on_device("bwh0");
         ports.reserve(5201).unwrap();
         for place in PLACES {
@@ -61,7 +61,7 @@ fn the_kernel_cannot_listen_on_a_reserved_port() {
 #[test]
 fn a_port_on_which_the_kernel_listens_cannot_be_reserved() {
     let lab = Lab::new();
-    lab.inside(|| {
+    lab.inside_alone(|| {
         for place in PLACES {
             for (reuse_address, reuse_port) in [(false, false), (true, false), (true, true)] {
                 let listener = listen(place, reuse_address, reuse_port).unwrap();
@@ -88,7 +88,7 @@ fn a_port_on_which_the_kernel_listens_cannot_be_reserved() {
 #[test]
 fn an_old_connection_in_time_wait_is_no_hindrance() {
     let lab = Lab::new();
-    lab.inside(|| {
+    lab.inside_alone(|| {
         let listener = TcpListener::bind("127.0.0.1:5201").unwrap();
         let client = TcpStream::connect("127.0.0.1:5201").unwrap();
         let (served, _) = listener.accept().unwrap();
@@ -108,7 +108,7 @@ fn an_old_connection_in_time_wait_is_no_hindrance() {
 fn engines_on_two_devices_may_reserve_the_same_port() {
     let lab = Lab::new();
     lab.near("link add bwhx type veth peer name bwhy");
-    lab.inside(|| {
+    lab.inside_alone(|| {
         let mut first = PortReservations::on_device("bwh0");
         let mut second = PortReservations::on_device("bwhx");
         first.reserve(5201).unwrap();
@@ -153,7 +153,7 @@ fn engines_on_two_devices_may_reserve_the_same_port() {
 #[test]
 fn a_range_leaves_out_what_is_in_use_and_raises_the_limit_on_files() {
     let lab = Lab::new();
-    lab.inside(|| {
+    lab.inside_alone(|| {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, 700, hard).unwrap();
         let _first = listen("192.0.2.1:62000", true, false).unwrap();
@@ -179,7 +179,7 @@ fn a_range_leaves_out_what_is_in_use_and_raises_the_limit_on_files() {
 fn a_range_inside_the_kernels_own_must_be_free() {
     let lab = Lab::new();
     sysctl(&lab.near, "net.ipv4.ip_local_port_range", "40000 40009");
-    lab.inside(|| {
+    lab.inside_alone(|| {
         let listener = listen("0.0.0.0:40004", true, false).unwrap();
         let mut ports = PortReservations::on_device("bwh0");
         let error = ports.reserve_range(40000..=40008).unwrap_err();

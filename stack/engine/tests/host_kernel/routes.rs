@@ -1,8 +1,9 @@
 //! Where packets go, according to the kernel.
 
-use bywash_engine::host::{Resolution, Routes, Unreachable};
+use bywash_engine::host::{Device, Host, HostEvent, Resolution, Routes, Unreachable};
+use crossbeam::channel::unbounded;
 
-use crate::lab::{Lab, Rig, address, ready, shard, until};
+use crate::lab::{Lab, PATIENCE, Rig, address, ready, shard, sysctl, until};
 
 #[test]
 fn a_remote_on_the_link_is_its_own_next_hop() {
@@ -309,4 +310,74 @@ fn questions_that_stay_open_are_limited() {
         rig.path("192.0.2.254").destination_mac.to_string(),
         lab.far_mac()
     );
+}
+
+#[test]
+fn a_stale_entry_in_use_is_probed_and_a_wrong_one_healed() {
+    let lab = Lab::new();
+    // Else the kernel waits for five seconds for a confirmation by TCP.
+    sysctl(&lab.near, "net.ipv4.neigh.bwh0.delay_first_probe_time", "1");
+    lab.near("neighbour add 192.0.2.2 lladdr 02:00:00:00:00:66 dev bwh0 nud stale");
+    let mut rig = Rig::new(&lab);
+    // What the kernel would use, at once; but its probes of it fail, and then it asks everybody.
+    assert_eq!(
+        rig.path("192.0.2.2").destination_mac.to_string(),
+        "02:00:00:00:00:66"
+    );
+    let right = lab.far_mac();
+    rig.until("192.0.2.2", |r| {
+        ready(r).filter(|path| path.destination_mac.to_string() == right)
+    });
+}
+
+#[test]
+fn lost_announcements_are_made_good() {
+    let lab = Lab::new();
+    let (entered, inside) = unbounded();
+    let (release, gate) = unbounded();
+    let (send, events) = unbounded();
+    let (device, host) = lab.inside(move || {
+        let device = Device::open("bwh0").unwrap();
+        let on_event = move |event| {
+            // Holds the host thread up while announcements pile up.
+            if event == HostEvent::MtuChanged(1400) {
+                entered.send(()).unwrap();
+                gate.recv().unwrap();
+            }
+            send.send(event).unwrap_or_default();
+        };
+        (device.clone(), Host::spawn(&device, on_event).unwrap())
+    });
+    let (mut routes, wakes) = shard(&host);
+    let path = until(&mut routes, &wakes, address("192.0.2.2"), ready);
+    assert_eq!(path.source_mac, device.mac);
+    lab.near("link set bwh0 mtu 1400");
+    inside.recv().unwrap();
+    let burst: String = (0..12_000_u32)
+        .map(|n| {
+            format!(
+                "route add 198.18.{}.{}/32 via 192.0.2.254\n",
+                n >> 8,
+                n & 255
+            )
+        })
+        .collect();
+    lab.near_batch(&burst);
+    lab.near("address add 198.51.100.7/24 dev bwh0");
+    lab.near("neighbour replace 192.0.2.2 lladdr 02:00:00:00:00:99 dev bwh0 nud permanent");
+    release.send(()).unwrap();
+    while events.recv_timeout(PATIENCE).unwrap() != HostEvent::AddressAdded(address("198.51.100.7"))
+    {
+    }
+    let moved = |r: &Resolution| {
+        ready(r).filter(|path| path.destination_mac.to_string() == "02:00:00:00:00:99")
+    };
+    until(&mut routes, &wakes, address("192.0.2.2"), moved);
+    let lost = host
+        .counters()
+        .into_iter()
+        .find(|(name, _)| *name == "host-announcements-lost")
+        .unwrap()
+        .1;
+    assert!(lost > 0, "the burst was too small: nothing was lost");
 }
