@@ -1,0 +1,116 @@
+//! The raw cases: what the wire under any TCP here can do.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use bywash_xdp::Mode;
+
+use crate::cpu;
+use crate::netns::{Offloads, Testbed};
+use crate::raw::{self, Shape, Touch};
+use crate::report::Params;
+use crate::run::{Case, Outcome};
+
+/// Frames in flight that leave the veth's ring of 256 some room for frames in other hands.
+const WINDOW: usize = 160;
+
+/// Name of both ends in tables.
+const RAW: &str = "raw AF_XDP";
+
+/// Bulk transfer with the receiver verifying checksums as the stack's does, and not.
+pub(crate) fn bulk(bed: &Testbed, mtu: u16, mode: Mode) -> Vec<Case<'_>> {
+    [Touch::Verify, Touch::Header]
+        .map(|touch| bulk_case(bed, mtu, WINDOW, touch, mode))
+        .into()
+}
+
+/// Bulk transfer over windows, and in generic mode.
+pub(crate) fn sweep(bed: &Testbed, mtu: u16) -> Vec<Case<'_>> {
+    let mut cases: Vec<Case<'_>> = [16, 64, 128, 160, 256]
+        .map(|window| bulk_case(bed, mtu, window, Touch::Verify, Mode::Native))
+        .into();
+    cases.push(bulk_case(bed, mtu, WINDOW, Touch::Verify, Mode::Generic));
+    cases.push(bulk_case(bed, mtu, WINDOW, Touch::Header, Mode::Native));
+    cases.push(bulk_case(bed, mtu, WINDOW, Touch::Header, Mode::Generic));
+    cases.push(ping(bed, Mode::Native));
+    cases.push(ping(bed, Mode::Generic));
+    cases
+}
+
+/// Ping-pong of one frame.
+pub(crate) fn ping(bed: &Testbed, mode: Mode) -> Case<'_> {
+    Case {
+        experiment: "latency",
+        subject: RAW,
+        peer: RAW,
+        params: Params::from([("idle", "spin".to_owned()), ("bytes", "1".to_owned())]),
+        run: Box::new(move |duration| ping_once(bed, mode, duration)),
+    }
+}
+
+fn bulk_case(bed: &Testbed, mtu: u16, window: usize, touch: Touch, mode: Mode) -> Case<'_> {
+    Case {
+        experiment: "throughput",
+        subject: RAW,
+        peer: RAW,
+        params: Params::from([
+            ("window", format!("{window} frames")),
+            ("receiver", touch.name().to_owned()),
+            (
+                "sender",
+                "payload copied, checksum known beforehand".to_owned(),
+            ),
+            ("acks", "one for two".to_owned()),
+            ("idle", "spin".to_owned()),
+            ("mtu", mtu.to_string()),
+            ("offloads", Offloads::Default.name().to_owned()),
+        ]),
+        run: Box::new(move |duration| {
+            let bulk = raw::bulk(
+                bed,
+                &Shape {
+                    mtu,
+                    window,
+                    touch,
+                    mode,
+                    duration,
+                },
+            )?;
+            let seconds = bulk.elapsed.as_secs_f64();
+            let [offloads_a, offloads_b] = bulk.offloads;
+            let [busy, kernel] = cpu::spent(&bulk.cores, bulk.elapsed);
+            let per_frame = |spent: f64| spent * 1e9 / bulk.frames.max(1) as f64;
+            let per_kib = |spent: f64| spent * 1e9 * 1024.0 / bulk.bytes.max(1) as f64;
+            Ok(Outcome {
+                readings: vec![
+                    ("goodput", "Gbit/s", bulk.bytes as f64 * 8e-9 / seconds),
+                    ("rate", "Mpps", bulk.frames as f64 * 1e-6 / seconds),
+                    ("lost", "frames", bulk.lost as f64),
+                    (
+                        "per send call",
+                        "frames",
+                        bulk.frames as f64 / bulk.kicks.max(1) as f64,
+                    ),
+                    ("kernel core time", "ns/frame", per_frame(kernel.1)),
+                    ("busy core time", "ns/KiB", per_kib(busy.1)),
+                    ("kernel core time", "ns/KiB", per_kib(kernel.1)),
+                ],
+                cores: bulk.cores,
+                conditions: Params::from([
+                    ("xdp", bulk.mode.to_owned()),
+                    ("offloads a", offloads_a),
+                    ("offloads b", offloads_b),
+                ]),
+            })
+        }),
+    }
+}
+
+fn ping_once(bed: &Testbed, mode: Mode, duration: Duration) -> Result<Outcome> {
+    let ping = raw::ping(bed, mode, duration)?;
+    Ok(Outcome {
+        readings: ping.latencies.readings(),
+        cores: ping.cores,
+        conditions: Params::from([("xdp", ping.mode.to_owned())]),
+    })
+}

@@ -1,0 +1,137 @@
+//! Runs the cases of an experiment interleaved, A B C A B C, so that whatever changes on the machine changes for all of them.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::cpu::CoreTime;
+use crate::interrupt;
+use crate::machine::{self, Machine};
+use crate::report::{Params, Row, spread};
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    /// Length of one run.
+    pub(crate) duration: Duration,
+    /// Runs of each case.
+    pub(crate) repetitions: usize,
+}
+
+/// What one run of a case measured.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcome {
+    /// Metric, unit, value.
+    pub(crate) readings: Vec<(&'static str, &'static str, f64)>,
+    /// Every core's time while the load ran.
+    pub(crate) cores: Vec<CoreTime>,
+    /// Conditions that only the run itself could tell.
+    pub(crate) conditions: Params,
+}
+
+/// Something to measure.
+pub(crate) struct Case<'a> {
+    /// The experiment that it belongs to.
+    pub(crate) experiment: &'static str,
+    /// Who sends, or asks.
+    pub(crate) subject: &'static str,
+    /// Who receives, or answers.
+    pub(crate) peer: &'static str,
+    /// Conditions known beforehand.
+    pub(crate) params: Params,
+    /// One run of the given length.
+    pub(crate) run: Box<dyn FnMut(Duration) -> Result<Outcome> + 'a>,
+}
+
+/// What all runs gave: figures, and the cases that failed with the reason.
+#[derive(Debug, Default)]
+pub(crate) struct Results {
+    /// Figures, those of one case together.
+    pub(crate) rows: Vec<Row>,
+    /// Sentences for the reader.
+    pub(crate) failures: Vec<String>,
+}
+
+/// Runs all cases in turn, as often as wanted. A case that fails is not run again; the others go on.
+pub(crate) fn interleave(
+    mut cases: Vec<Case<'_>>,
+    effort: Effort,
+    machine: &Machine,
+) -> Result<Results> {
+    let mut results = Results::default();
+    let mut outcomes: Vec<Vec<Outcome>> = cases.iter().map(|_| Vec::new()).collect();
+    let mut failed = vec![false; cases.len()];
+    let load = machine::load();
+    for repetition in 1..=effort.repetitions {
+        for (number, case) in cases.iter_mut().enumerate() {
+            interrupt::check()?;
+            if failed[number] {
+                continue;
+            }
+            let name = format!(
+                "{}: {} → {} {:?}",
+                case.experiment, case.subject, case.peer, case.params
+            );
+            eprintln!("run {repetition} of {}, {name}", effort.repetitions);
+            match (case.run)(effort.duration) {
+                Ok(outcome) => outcomes[number].push(outcome),
+                Err(error) => {
+                    interrupt::check()?;
+                    failed[number] = true;
+                    eprintln!("  failed: {error:#}");
+                    results.failures.push(format!("{name}: {error:#}"));
+                }
+            }
+        }
+    }
+    for ((case, outcomes), failed) in cases.iter().zip(&outcomes).zip(&failed) {
+        if !failed {
+            results
+                .rows
+                .extend(summarise(case, outcomes, &load, machine));
+        }
+    }
+    Ok(results)
+}
+
+fn summarise(case: &Case<'_>, outcomes: &[Outcome], load: &str, machine: &Machine) -> Vec<Row> {
+    let Some(first) = outcomes.first() else {
+        return Vec::new();
+    };
+    let mut params = case.params.clone();
+    params.extend(first.conditions.clone());
+    params.insert("load", format!("{load} before the experiment"));
+    let row = |metric: String, unit, values: &[f64]| {
+        let (median, min, max) = spread(values)?;
+        Some(Row {
+            experiment: case.experiment,
+            subject: case.subject.to_owned(),
+            peer: case.peer.to_owned(),
+            params: params.clone(),
+            metric,
+            unit,
+            median,
+            min,
+            max,
+            machine: machine.clone(),
+        })
+    };
+    let mut rows = Vec::new();
+    for (at, (metric, unit, _)) in first.readings.iter().enumerate() {
+        let values: Vec<f64> = outcomes
+            .iter()
+            .map(|outcome| outcome.readings[at].2)
+            .collect();
+        rows.extend(row((*metric).to_owned(), *unit, &values));
+    }
+    for core in 0..first.cores.len() {
+        for (at, (part, _)) in first.cores[core].parts().iter().enumerate() {
+            let values: Vec<f64> = outcomes
+                .iter()
+                .map(|outcome| outcome.cores[core].parts()[at].1)
+                .collect();
+            rows.extend(row(format!("core {core} {part}"), "%", &values));
+        }
+    }
+    rows
+}
