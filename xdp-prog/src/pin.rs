@@ -196,13 +196,13 @@ impl PinDir {
         if !is_bpffs(&self.bpffs)? {
             return Ok(());
         }
-        let read = pin_error("list", &self.bpffs);
-        let pins: Vec<_> = match fs::read_dir(&self.bpffs).and_then(Iterator::collect) {
-            Ok(pins) => pins,
-            Err(error) => return Err(read(error)),
-        };
-        let pins: Vec<fs::DirEntry> = pins;
+        let pins = fs::read_dir(&self.bpffs).map_err(pin_error("list", &self.bpffs))?;
         for pin in pins {
+            let pin = pin.map_err(pin_error("list", &self.bpffs))?;
+            // The kernel puts files of its own (maps.debug, progs.debug) into every bpffs, and reserves the dot for such.
+            if pin.file_name().as_encoded_bytes().contains(&b'.') {
+                continue;
+            }
             let path = pin.path();
             absent_is_fine(fs::remove_file(&path)).map_err(pin_error("remove the pin", &path))?;
         }

@@ -1,6 +1,7 @@
 //! A network namespace for the calling thread, with nothing of the host in it, gone when the thread ends.
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -50,12 +51,24 @@ pub fn ip(arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Lines of this mount table that name the path.
+/// Root directory of the mount namespace in which the loader keeps its pins: pid 1's, or, where a container refuses that one, ours.
+pub fn pins_root() -> &'static Path {
+    let host = Path::new("/proc/1/root");
+    if File::open("/proc/1/ns/mnt").is_ok() {
+        host
+    } else {
+        Path::new("/")
+    }
+}
+
+/// Lines of the mount table of [`pins_root`]'s namespace that name the path.
 pub fn mounts_below(path: &str) -> Result<Vec<String>> {
-    let table = fs::read_to_string("/proc/1/mounts").context("reading the mount table")?;
-    Ok(table
-        .lines()
-        .filter(|line| line.contains(path))
-        .map(str::to_owned)
-        .collect())
+    let table = if pins_root() == Path::new("/") {
+        "/proc/self/mounts"
+    } else {
+        "/proc/1/mounts"
+    };
+    let table = fs::read_to_string(table).context("reading the mount table")?;
+    let lines = table.lines().filter(|line| line.contains(path));
+    Ok(lines.map(str::to_owned).collect())
 }
