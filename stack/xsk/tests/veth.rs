@@ -141,6 +141,26 @@ fn frames_reach_a_packet_socket_and_complete() {
 }
 
 #[test]
+fn more_frames_than_a_completion_ring_holds_complete() {
+    let lab = Lab::new();
+    let peer = lab.peer();
+    lab.here(|| {
+        let mut port = open(&config());
+        for round in 0..25u8 {
+            for n in 0..100u8 {
+                assert!(port.transmit(&tx_frame(&port, &[round, n]), ETHERNET));
+            }
+            port.kick();
+            for n in 0..100 {
+                assert_eq!(peer.receive()[ETHERNET..][..2], [round, n]);
+            }
+            reclaim_all(&mut port);
+        }
+        assert_eq!(port.umem().audit().expect("adds up").tx_free, 512);
+    });
+}
+
+#[test]
 fn the_kernels_own_budget_takes_more_calls() {
     let lab = Lab::new();
     let peer = lab.peer();
@@ -556,8 +576,10 @@ fn a_device_that_goes_down_is_an_error_and_the_kick_stays_owed() {
             (statistics.kick_errors, statistics.last_kick_errno),
             (1, libc::ENETDOWN)
         );
-        lab.set("up");
         // The wait itself repeats the kick.
+        port.wait(Some(Duration::ZERO));
+        assert_eq!(port.statistics().kick_errors, 2);
+        lab.set("up");
         port.wait(Some(Duration::ZERO));
         assert_eq!(peer.receive()[ETHERNET..], *b"late");
     });
