@@ -38,9 +38,11 @@ pub(crate) struct AckDebt {
     pub(crate) duplicates: u8,
     /// ACKs without delay that are left.
     quick: u8,
+    /// The buffer has got room since the last acknowledgment, which the peer may not know.
+    room: bool,
 }
 
-code!(struct AckDebt { bytes, now, duplicates, quick });
+code!(struct AckDebt { bytes, now, duplicates, quick, room });
 
 /// What became of a segment's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +133,7 @@ impl<P: Payload> Receiver<P> {
     }
 
     pub(crate) fn set_limit(&mut self, bytes: usize) {
+        self.debt.room |= bytes > self.limit;
         self.limit = bytes;
     }
 
@@ -269,11 +272,15 @@ impl<P: Payload> Receiver<P> {
     pub(crate) fn pop(&mut self) -> Option<P> {
         let payload = self.queue.pop_front()?;
         self.queued -= payload.len();
+        self.debt.room = true;
         Some(payload)
     }
 
     /// The window has opened by so much that the peer should know: two segments or half the buffer.
     pub(crate) fn owes_window_update(&self) -> bool {
+        if !self.debt.room {
+            return false;
+        }
         let Some(growth) = self.growth() else {
             return false;
         };
@@ -296,6 +303,7 @@ impl<P: Payload> Receiver<P> {
         }
         self.debt.bytes = 0;
         self.debt.now = false;
+        self.debt.room = false;
     }
 
     /// Drops what waits: all of it, or only what is out of order.
