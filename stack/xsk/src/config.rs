@@ -233,7 +233,8 @@ pub struct MemoryConfig {
     pub rings: RingSizes,
     /// Flow pools behind ring indices 2 and up.
     pub pools: u32,
-    /// Most frames sent and not yet completed; `None`: the size of the TX ring.
+    /// Most frames sent and not yet completed; `None`: all TX frames. A frame completes here only when the peer's
+    /// application has let go of it, so a cap near the TX ring's size would let a slow reader stop ACKs.
     pub tx_outstanding_max: Option<u32>,
 }
 

@@ -142,7 +142,7 @@ impl MemoryPort {
             tx: VecDeque::with_capacity(config.rings.tx as usize),
             tx_ring_size: config.rings.tx as usize,
             outstanding: 0,
-            outstanding_max: config.tx_outstanding_max.unwrap_or(config.rings.tx) as usize,
+            outstanding_max: config.tx_outstanding_max.unwrap_or(config.umem.tx_frames) as usize,
             fault: Box::new(|_, _| Fate::Deliver),
             sequence: 0,
             delays: vec![0; config.umem.frames() as usize],
