@@ -136,10 +136,8 @@ impl<P: Port> Core<P> {
         }
         if taken < bytes.len() {
             owe_writable(conn, starved)?;
-            if starved && !conn.starved {
-                conn.starved = true;
-                self.starved.push(id.index);
-                self.counters.tx_frames_wanted += 1;
+            if starved {
+                self.starve(id.index);
             }
         }
         if taken > 0 {

@@ -86,11 +86,15 @@ impl<P: Port> Core<P> {
             let has_frames = self.has_data_frames();
             let conn = self.conns.by_index(index)?;
             let Some(event) = conn.tcp.poll_event() else {
-                let writable = conn.wants_writable
-                    && has_frames
+                let room = conn.wants_writable
                     && conn.link.is_some()
                     && conn.tcp.readiness().contains(Readiness::WRITABLE);
-                if !writable {
+                if room && !has_frames {
+                    // Others were faster when frames came back: in the queue again.
+                    self.starve(index);
+                    return None;
+                }
+                if !room {
                     return None;
                 }
                 conn.wants_writable = false;

@@ -22,6 +22,17 @@ impl<P: Port> Core<P> {
         reclaimed
     }
 
+    /// The connection's application waits for TX frames: it is told when there are some.
+    pub(crate) fn starve(&mut self, index: u32) {
+        if let Some(conn) = self.conns.by_index(index)
+            && !conn.starved
+        {
+            conn.starved = true;
+            self.starved.push(index);
+            self.counters.tx_frames_wanted += 1;
+        }
+    }
+
     /// Whether application data may take a TX frame: some are kept for ACKs, SYNs and RSTs, so that
     /// a full send buffer cannot silence the acknowledgments that would empty it.
     pub(crate) fn has_data_frames(&self) -> bool {

@@ -1,0 +1,187 @@
+//! Stories of whole shards over the in-memory wire, in virtual time. In debug builds every turn checks the frame ledger.
+
+mod support;
+
+use std::time::Duration;
+
+use bywash_engine::config::ShardConfig;
+use bywash_engine::context::ConnOptions;
+use bywash_engine::memory::ADDRESSES_B;
+use bywash_engine::tcp::CloseReason;
+use support::{Client, Echo, Faults, World};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// TIME-WAIT lasts a minute.
+const UNTIL_CLOSED: Duration = Duration::from_secs(90);
+
+fn world(client: Client, faults: Faults, seed: u64) -> World<Client, Echo> {
+    World::new(
+        &ShardConfig::default(),
+        client,
+        Echo::default(),
+        faults,
+        seed,
+    )
+}
+
+#[test]
+fn what_is_sent_comes_back_and_the_connection_ends() {
+    let mut world = world(Client::new(1, 1_000_000, 10_000), Faults::default(), 1);
+    assert!(world.run(UNTIL_CLOSED, |client, _| client.is_complete()));
+    assert!(!world.pair.a.service().corrupt);
+    assert_eq!(world.pair.a.service().closed, [CloseReason::Finished]);
+    assert_eq!(world.pair.b.service().accepted, 1);
+    let report = world.pair.a.report();
+    assert_eq!(report.connections.len(), 0, "the slab is empty again");
+    assert_eq!(
+        report.frames.tx_free, report.frames.tx_total,
+        "every frame came back"
+    );
+    assert_eq!(report.drops, Default::default());
+}
+
+#[test]
+fn ipv6_too() {
+    let mut client = Client::new(3, 100_000, 1000);
+    client.remote.set_ip(ADDRESSES_B[1]);
+    let mut world = world(client, Faults::default(), 2);
+    assert!(world.run(UNTIL_CLOSED, |client, _| client.is_complete()));
+    assert!(!world.pair.a.service().corrupt);
+}
+
+#[test]
+fn writes_of_one_byte_share_segments() {
+    let mut world = world(Client::new(1, 20_000, 1), Faults::default(), 3);
+    assert!(world.run(UNTIL_CLOSED, |client, _| client.is_complete()));
+    let segments = world.pair.a.report().counters["segments-out"];
+    assert!(
+        segments < 2000,
+        "{segments} segments for 20,000 bytes: small writes were not joined"
+    );
+}
+
+#[test]
+fn loss_and_late_completions_lose_no_byte() {
+    for seed in 0..12 {
+        let faults = Faults {
+            drop: 10 * (seed % 4),
+            late_completion: 100 * (seed % 3),
+        };
+        let mut world = world(Client::new(4, 200_000, 5000), faults, 100 + seed);
+        let done = world.run(3 * MINUTE + UNTIL_CLOSED, |client, _| client.is_complete());
+        let client = world.pair.a.service();
+        assert!(
+            done,
+            "seed {seed}: {} of 4 done, {:?}",
+            client.done, client.closed
+        );
+        assert!(!client.corrupt, "seed {seed}");
+        let report = world.pair.b.report();
+        assert_eq!(report.frames.tx_free, report.frames.tx_total, "seed {seed}");
+    }
+}
+
+#[test]
+fn five_hundred_connections_at_once() {
+    let faults = Faults {
+        drop: 2,
+        late_completion: 0,
+    };
+    let mut world = world(Client::new(500, 5000, 700), faults, 5);
+    assert!(world.run(4 * MINUTE, |client, _| client.is_complete()));
+    assert_eq!(world.pair.b.service().accepted, 500);
+}
+
+#[test]
+fn a_reader_that_stalls_closes_its_window_and_goes_on_later() {
+    let mut client = Client::new(1, 3_000_000, 10_000);
+    client.stall_after = Some(100_000);
+    client.options = ConnOptions {
+        receive_buffer: Some(65_536),
+        ..ConnOptions::default()
+    };
+    let mut world = world(client, Faults::default(), 6);
+    assert!(!world.run(Duration::from_secs(20), |client, _| client.is_complete()));
+    let stalled_at = world.pair.a.service().received();
+    let report = world.pair.a.report();
+    assert_eq!(report.connections.len(), 1, "nobody gave up");
+    assert!(
+        report.connections[0].unread <= 65_536,
+        "the window bounds what waits"
+    );
+    world.pair.a.with_context(|client, cx| client.resume(cx));
+    assert!(world.run(MINUTE + UNTIL_CLOSED, |client, _| client.is_complete()));
+    assert!(stalled_at < 3_000_000);
+    assert!(!world.pair.a.service().corrupt);
+}
+
+#[test]
+fn a_port_where_nobody_listens_refuses() {
+    let mut client = Client::new(2, 10, 10);
+    client.remote.set_port(9);
+    let mut world = world(client, Faults::default(), 7);
+    assert!(world.run(MINUTE, |client, _| client.closed.len() == 2));
+    assert_eq!(world.pair.a.service().closed, [CloseReason::Refused; 2]);
+    assert_eq!(world.pair.b.report().counters["resets-out"], 2);
+    assert_eq!(world.pair.b.report().drops["no-connection"], 2);
+}
+
+#[test]
+fn a_peer_that_never_answers_times_out() {
+    let mut world = world(
+        Client::new(1, 10, 10),
+        Faults {
+            drop: 1000,
+            late_completion: 0,
+        },
+        8,
+    );
+    assert!(world.run(5 * MINUTE, |client, _| !client.closed.is_empty()));
+    assert_eq!(world.pair.a.service().closed, [CloseReason::TimedOut]);
+}
+
+#[test]
+fn a_full_backlog_drops_syns_and_says_so() {
+    let config = ShardConfig {
+        backlog: 3,
+        ..ShardConfig::default()
+    };
+    // Three at a time, and six retransmissions of a SYN: twelve get through.
+    let client = Client::new(12, 100, 100);
+    let mut world = World::new(&config, client, Echo::default(), Faults::default(), 9);
+    assert!(world.run(5 * MINUTE, |client, _| client.is_complete()));
+    assert!(world.pair.b.report().drops["listen-queue-full"] > 0);
+}
+
+#[test]
+fn loss_leads_to_no_other_drops_than_those_of_retransmission() {
+    let faults = Faults {
+        drop: 5,
+        late_completion: 50,
+    };
+    let mut world = world(Client::new(1, 300_000, 3000), faults, 10);
+    assert!(world.run(UNTIL_CLOSED + MINUTE, |client, _| client.is_complete()));
+    let report = world.pair.b.report();
+    for reason in report.drops.keys() {
+        assert!(
+            ["duplicate-data", "unacceptable-sequence"].contains(&reason.as_str()),
+            "loss alone leads to {reason}"
+        );
+    }
+}
+
+#[test]
+fn few_transmit_frames_starve_nobody_for_good() {
+    // 40 connections of 1 MiB send buffer each want far more frames than there are.
+    let config = ShardConfig {
+        control_frames: 3900,
+        ..ShardConfig::default()
+    };
+    let client = Client::new(40, 100_000, 50_000);
+    let mut world = World::new(&config, client, Echo::default(), Faults::default(), 11);
+    assert!(world.run(3 * MINUTE, |client, _| client.is_complete()));
+    assert!(
+        world.pair.a.report().counters["tx-frames-wanted"] > 0,
+        "the test did not starve them"
+    );
+}
