@@ -90,7 +90,11 @@ impl Cookie {
 
     /// The characters without the NUL.
     pub fn text(&self) -> String {
-        self.0.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte)).collect()
+        self.0
+            .iter()
+            .take_while(|byte| **byte != 0)
+            .map(|byte| char::from(*byte))
+            .collect()
     }
 }
 
@@ -114,12 +118,18 @@ impl Greeting {
     /// Takes bytes from the front of `input` and leaves what follows the cookie. `Ok(None)`: more is needed.
     pub fn on_bytes(&mut self, input: &mut &[u8]) -> Result<Option<Cookie>, NotACookie> {
         while self.bytes.len() < Cookie::LEN {
-            let Some((&byte, rest)) = input.split_first() else { return Ok(None) };
+            let Some((&byte, rest)) = input.split_first() else {
+                return Ok(None);
+            };
             let at = self.bytes.len();
             // Old clients build the cookie from host name and time, so any printable character may stand in it;
             // it may be shorter and padded with NULs, and always ends in one.
             let ended = self.bytes.last() == Some(&0);
-            let fits = if byte == 0 { at > 0 } else { byte.is_ascii_graphic() && !ended && at < Cookie::LEN - 1 };
+            let fits = if byte == 0 {
+                at > 0
+            } else {
+                byte.is_ascii_graphic() && !ended && at < Cookie::LEN - 1
+            };
             if !fits {
                 return Err(NotACookie { byte, at });
             }
@@ -251,7 +261,9 @@ pub enum Refusal {
     #[error("the client asked for a reverse and a bidirectional test at once")]
     BothWays,
     /// Pacing is asked of our side, and we have none.
-    #[error("the client asked the server to send at {0} bits a second; only unlimited sending is served here")]
+    #[error(
+        "the client asked the server to send at {0} bits a second; only unlimited sending is served here"
+    )]
     Paced(u64),
 }
 
@@ -259,8 +271,8 @@ impl Refusal {
     /// iperf3's number for SERVER_ERROR, from `iperf_api.h`; its client prints a text for it.
     pub const fn code(&self) -> i32 {
         match self {
-            Self::Protocol(_) => 11,                                   // IEPROTOCOL
-            Self::TooLarge { .. } | Self::Zero(_) | Self::BothWays | Self::Paced(_) => 114, // IERECVPARAMS
+            Self::Protocol(_) | Self::Paced(_) => 13, // IEUNIMP
+            Self::TooLarge { .. } | Self::Zero(_) | Self::BothWays => 114, // IERECVPARAMS
         }
     }
 }
@@ -280,11 +292,19 @@ impl Parameters {
         ];
         for (name, value, limit) in limits {
             if value > limit {
-                return Err(Refusal::TooLarge { name, value: value.into(), limit: limit.into() });
+                return Err(Refusal::TooLarge {
+                    name,
+                    value: value.into(),
+                    limit: limit.into(),
+                });
             }
         }
         if self.len == 0 || self.parallel == 0 {
-            return Err(Refusal::Zero(if self.len == 0 { "len" } else { "parallel" }));
+            return Err(Refusal::Zero(if self.len == 0 {
+                "len"
+            } else {
+                "parallel"
+            }));
         }
         if self.reverse && self.bidirectional {
             return Err(Refusal::BothWays);
@@ -297,7 +317,11 @@ impl Parameters {
 
     /// Data connections in all.
     pub const fn streams(&self) -> u32 {
-        if self.bidirectional { self.parallel * 2 } else { self.parallel }
+        if self.bidirectional {
+            self.parallel * 2
+        } else {
+            self.parallel
+        }
     }
 
     /// Whole writes that the senders of one side make in all; `None` for no limit.
@@ -404,10 +428,16 @@ mod tests {
 
     #[test]
     fn what_is_no_cookie_is_told_at_its_first_wrong_byte() {
-        let cases: [(&[u8], usize); 4] =
-            [(b"GET / HTTP/1.0\r\n\r\n", 3), (b"\x16\x03\x01", 0), (b"\0\0\0", 0), (&[b'a'; 37], 36)];
+        let cases: [(&[u8], usize); 4] = [
+            (b"GET / HTTP/1.0\r\n\r\n", 3),
+            (b"\x16\x03\x01", 0),
+            (b"\0\0\0", 0),
+            (&[b'a'; 37], 36),
+        ];
         for (bytes, at) in cases {
-            let error = Greeting::default().on_bytes(&mut &*bytes).expect_err("not a cookie");
+            let error = Greeting::default()
+                .on_bytes(&mut &*bytes)
+                .expect_err("not a cookie");
             assert_eq!(error.at, at, "{bytes:?}");
         }
     }
@@ -417,7 +447,10 @@ mod tests {
         let text = r#"{"tcp":true,"omit":1,"time":0,"num":307200,"blockcount":0,"parallel":2,"bidirectional":true,"len":131072,"pacing_timer":1000,"client_version":"3.12","cntl_ka":1}"#;
         let parameters: Parameters = serde_json::from_str(text).expect("stock parameters");
         assert!(parameters.check().is_ok());
-        assert_eq!((parameters.streams(), parameters.blocks(), parameters.omit), (4, Some(3), 1));
+        assert_eq!(
+            (parameters.streams(), parameters.blocks(), parameters.omit),
+            (4, Some(3), 1)
+        );
     }
 
     #[test]
@@ -440,7 +473,12 @@ mod tests {
 
     #[test]
     fn minus_one_is_read_in_every_spelling() {
-        for spelling in ["-1", "18446744073709551615", "-1.0", "1.8446744073709552e19"] {
+        for spelling in [
+            "-1",
+            "18446744073709551615",
+            "-1.0",
+            "1.8446744073709552e19",
+        ] {
             let text = format!(
                 r#"{{"cpu_util_total":1.5,"cpu_util_user":0,"cpu_util_system":1,"sender_has_retransmits":{spelling},"streams":[{{"id":1,"bytes":5,"retransmits":{spelling},"jitter":0,"errors":0,"packets":0}}]}}"#
             );

@@ -23,6 +23,7 @@
 //! | [`control`] | the control connection of either role as a machine without IO |
 //! | [`meter`] | byte counts in, intervals and totals out |
 //! | [`report`], `text` | intervals and totals as lines or as JSON |
+//! | `outcome` | both sides' totals, put together |
 //! | `stream` | the hot path: one data connection |
 //! | [`shared`] | what the shards of a server share |
 //! | [`server`], [`client`] | the two [`Service`](bywash_engine::service::Service)s |
@@ -35,14 +36,15 @@ pub mod error;
 pub mod message;
 pub mod meter;
 pub mod options;
+mod outcome;
 pub mod report;
 pub mod run;
 pub mod server;
 pub mod shared;
 mod stream;
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use client::{Client, Summary};
 pub use error::Iperf3Error;

@@ -57,7 +57,9 @@ impl ServerOptions {
     /// Refuses what cannot be served, naming the option.
     pub fn check(&self) -> Result<(), Iperf3Error> {
         if self.port == 0 {
-            return Err(Iperf3Error::Option("-p needs a port from 1 to 65535".into()));
+            return Err(Iperf3Error::Option(
+                "-p needs a port from 1 to 65535".into(),
+            ));
         }
         check_interval(self.interval)
     }
@@ -129,14 +131,18 @@ impl ClientOptions {
         } else if self.length == 0 || self.length > MAX_LENGTH {
             Some(format!("-l needs a length from 1 to {MAX_LENGTH} bytes"))
         } else if self.parallel == 0 || self.parallel > MAX_PARALLEL {
-            Some(format!("-P needs a number of streams from 1 to {MAX_PARALLEL}"))
+            Some(format!(
+                "-P needs a number of streams from 1 to {MAX_PARALLEL}"
+            ))
         } else if self.reverse && self.bidirectional {
             Some("-R and --bidir exclude each other".to_owned())
         } else if self.omit > MAX_OMIT {
             Some(format!("-O takes at most {MAX_OMIT} seconds"))
         } else {
             match self.extent {
-                Extent::Seconds(seconds) if seconds > MAX_TIME => Some(format!("-t takes at most {MAX_TIME} seconds")),
+                Extent::Seconds(seconds) if seconds > MAX_TIME => {
+                    Some(format!("-t takes at most {MAX_TIME} seconds"))
+                }
                 Extent::Bytes(0) => Some("-n needs at least 1 byte".to_owned()),
                 Extent::Blocks(0) => Some("-k needs at least 1 block".to_owned()),
                 _ => None,
@@ -155,7 +161,9 @@ fn check_interval(interval: Duration) -> Result<(), Iperf3Error> {
     if interval.is_zero() || allowed.contains(&interval) {
         Ok(())
     } else {
-        Err(Iperf3Error::Option("-i needs 0 or a number of seconds from 0.1 to 60".into()))
+        Err(Iperf3Error::Option(
+            "-i needs 0 or a number of seconds from 0.1 to 60".into(),
+        ))
     }
 }
 

@@ -23,7 +23,11 @@ const WATCH: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// Options out of range, an engine that does not start, a port that is taken, output that fails.
-pub fn run_server(engine: EngineConfig, options: ServerOptions, stop: Arc<AtomicBool>) -> Result<(), Iperf3Error> {
+pub fn run_server(
+    engine: EngineConfig,
+    options: ServerOptions,
+    stop: Arc<AtomicBool>,
+) -> Result<(), Iperf3Error> {
     options.check()?;
     let device = engine.device.clone();
     let (port, json) = (options.port, options.json);
@@ -62,17 +66,25 @@ pub fn run_client(
     // All connections of a client are opened by one shard; more would only idle.
     engine.shards = 1;
     let mut client = Some(Client::new(options, Box::new(std::io::stdout())));
-    let engine = Engine::start(engine, move |_shard| client.take().expect("one shard was asked for"))?;
+    let engine = Engine::start(engine, move |_shard| {
+        client.take().expect("one shard was asked for")
+    })?;
     while !stop.load(Ordering::Relaxed) && !engine.is_finished() {
         std::thread::sleep(WATCH);
     }
     engine.stop();
-    let client = engine.join()?.pop().expect("the one shard gives its service back");
+    let client = engine
+        .join()?
+        .pop()
+        .expect("the one shard gives its service back");
     client.into_outcome()
 }
 
 /// The line that scripts wait for.
 fn ready_line(addresses: &[IpAddr], port: u16, device: &str) -> String {
     let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-    format!("Server listening on {} port {port} (bywash, {device})", addresses.join(", "))
+    format!(
+        "Server listening on {} port {port} (bywash, {device})",
+        addresses.join(", ")
+    )
 }
