@@ -149,8 +149,12 @@ impl<P: Port> Core<P> {
     pub(crate) fn recv(&mut self, id: ConnId) -> Result<Recv, ConnError> {
         let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
         if let Some(payload) = conn.tcp.recv() {
-            // A window update may be due.
-            self.mark_ready(id.index);
+            // A window update may be due, or the end of a connection that waited for its reader.
+            if conn.ended.is_some() {
+                self.mark_dirty(id.index);
+            } else {
+                self.mark_ready(id.index);
+            }
             return Ok(Recv::Data(payload.frame));
         }
         Ok(if conn.tcp.at_end() {
@@ -172,7 +176,12 @@ impl<P: Port> Core<P> {
     }
 
     pub(crate) fn close(&mut self, id: ConnId) -> Result<(), ConnError> {
-        self.shutdown(id)
+        let now = self.now;
+        let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
+        conn.tcp.orphan(now);
+        conn.abandoned = true;
+        self.mark_dirty(id.index);
+        Ok(())
     }
 
     pub(crate) fn abort(&mut self, id: ConnId) -> Result<(), ConnError> {

@@ -75,6 +75,12 @@ pub(crate) struct Conn {
     pub(crate) wants_writable: bool,
     /// Stands in `Core::starved`: the `send` was short for want of TX frames.
     pub(crate) starved: bool,
+    /// TCP is done with it.
+    pub(crate) ended: Option<bywash_tcp::CloseReason>,
+    /// The service was told of the end.
+    pub(crate) told: bool,
+    /// The service closed it and reads no more.
+    pub(crate) abandoned: bool,
     /// What an active open was asked for, kept until its path is known.
     pub(crate) opening: Option<Box<bywash_tcp::Config>>,
 }

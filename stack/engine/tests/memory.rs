@@ -185,3 +185,15 @@ fn few_transmit_frames_starve_nobody_for_good() {
         "the test did not starve them"
     );
 }
+
+#[test]
+fn a_slow_reader_gets_everything_after_the_end() {
+    // Both sides have said FIN and the handshake of the end is over before the client reads on.
+    let mut client = Client::new(1, 30_000, 10_000);
+    client.stall_after = Some(1);
+    let mut world = world(client, Faults::default(), 12);
+    assert!(!world.run(UNTIL_CLOSED, |client, _| !client.closed.is_empty()));
+    world.pair.a.with_context(|client, cx| client.resume(cx));
+    assert!(world.run(MINUTE, |client, _| client.is_complete()));
+    assert_eq!(world.pair.a.report().connections.len(), 0);
+}

@@ -1,12 +1,12 @@
 //! Stage 5: what happened goes to the service, and what other threads ask for comes in.
 
-use bywash_tcp::{Event as TcpEvent, Readiness};
+use bywash_tcp::{CloseReason, Event as TcpEvent, Readiness};
 use bywash_xsk::Port;
 
 use crate::context::Context;
 use crate::directory::ControlMessage;
 use crate::service::{Event, ListenerId, Service};
-use crate::shard::{Core, Origin, Shard, peer_of};
+use crate::shard::{Conn, Core, Origin, Shard, peer_of};
 
 /// Passes over the connections that the service itself touches in one turn: what a call makes
 /// ready is seen in the same turn, but two connections of one service that feed each other do not
@@ -86,6 +86,9 @@ impl<P: Port> Core<P> {
             let has_frames = self.has_data_frames();
             let conn = self.conns.by_index(index)?;
             let Some(event) = conn.tcp.poll_event() else {
+                if let Some(reason) = conn.ended {
+                    return end_of(conn, reason).map(|reason| Event::Closed { conn: id, reason });
+                }
                 let room = conn.wants_writable
                     && conn.link.is_some()
                     && conn.tcp.readiness().contains(Readiness::WRITABLE);
@@ -119,13 +122,14 @@ impl<P: Port> Core<P> {
                     });
                 }
                 (TcpEvent::Connected, Origin::Accepted(_)) => {}
+                (TcpEvent::Closed(_), Origin::HalfOpen(_)) => conn.told = true,
                 (_, Origin::HalfOpen(_)) => {}
                 (TcpEvent::Readable | TcpEvent::PeerClosed, _) => {
                     return Some(Event::Readable { conn: id });
                 }
                 // Told above, once there are frames to write into as well.
                 (TcpEvent::Writable, _) => {}
-                (TcpEvent::Closed(reason), _) => return Some(Event::Closed { conn: id, reason }),
+                (TcpEvent::Closed(reason), _) => conn.ended = Some(reason),
             }
         }
     }
@@ -151,4 +155,14 @@ impl<P: Port> Core<P> {
                 .push_back(Event::Unreachable { conn: id, reason });
         }
     }
+}
+
+/// The reason to tell, once: an orderly end waits until the application has read everything before the FIN.
+fn end_of(conn: &mut Conn, reason: CloseReason) -> Option<CloseReason> {
+    let unread = reason == CloseReason::Finished && !conn.tcp.at_end() && !conn.abandoned;
+    if conn.told || unread {
+        return None;
+    }
+    conn.told = true;
+    Some(reason)
 }

@@ -93,15 +93,13 @@ impl<P: Port> Core<P> {
             return;
         };
         conn.ready = false;
-        let over = conn.tcp.is_closed();
-        if !over {
+        if !conn.tcp.is_closed() {
             return self.rearm(index);
         }
-        if conn.dirty {
-            // Its last event has not been told yet; that comes in the next turn.
-            return;
+        // Its end may still have to be told, in the next turn or when everything has been read.
+        if conn.told {
+            self.forget(index);
         }
-        self.forget(index);
     }
 
     fn rearm(&mut self, index: u32) {

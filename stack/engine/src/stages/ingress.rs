@@ -207,6 +207,9 @@ impl<P: Port> Core<P> {
             ready: false,
             wants_writable: false,
             starved: false,
+            ended: None,
+            told: false,
+            abandoned: false,
             opening,
         });
         self.counters.connections_opened += 1;
