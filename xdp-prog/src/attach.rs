@@ -44,17 +44,27 @@ pub(crate) struct Attachment {
     link: FdLink,
     ifindex: u32,
     program: u32,
-    mode: AttachedMode,
-    took_over: bool,
-    scope: Scope,
     pin_dir: PinDir,
 }
 
-impl Attachment {
-    pub(crate) fn outcome(&self) -> (AttachedMode, bool, Scope) {
-        (self.mode, self.took_over, self.scope.clone())
-    }
+/// How it came out, for the caller to show.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) mode: AttachedMode,
+    pub(crate) took_over: bool,
+    /// Why Auto ended generic.
+    pub(crate) native_refusal: Option<AttachError>,
+    pub(crate) scope: Scope,
+}
 
+/// A link with our program, and how it came about.
+struct Attached {
+    link: FdLink,
+    took_over: bool,
+    native_refusal: Option<AttachError>,
+}
+
+impl Attachment {
     /// Removes pins and mount, closes the link, and waits until the program is off the interface.
     pub(crate) fn remove(self) -> Result<(), DetachError> {
         let Self { link, pin_dir, .. } = self;
@@ -66,14 +76,14 @@ impl Attachment {
 }
 
 /// Attaches as configured; see [`crate::Demux::attach`].
-pub(crate) fn attach(config: &AttachConfig) -> Result<(Maps, Attachment), AttachError> {
+pub(crate) fn attach(config: &AttachConfig) -> Result<(Maps, Attachment, Outcome), AttachError> {
     check(config)?;
     state_of(config)?;
     let mut object = Object::load(config.queues)?;
     // Only paths need the host's mount namespace, but lock, take-over and pins are one transaction: all of it runs there.
-    let attachment = pin::in_host_mounts(|scope| attach_in(config, scope, &mut object))?;
+    let (attachment, outcome) = pin::in_host_mounts(|scope| attach_in(config, scope, &mut object))?;
     match object.into_maps() {
-        Ok(maps) => Ok((maps, attachment)),
+        Ok(maps) => Ok((maps, attachment, outcome)),
         Err(error) => {
             // The first error is the one to report.
             let _ = attachment.remove();
@@ -107,7 +117,7 @@ fn attach_in(
     config: &AttachConfig,
     scope: Scope,
     object: &mut Object,
-) -> Result<Attachment, AttachError> {
+) -> Result<(Attachment, Outcome), AttachError> {
     let mut pin_dir = PinDir::open(&config.pin_dir).map_err(|error| match error {
         OpenError::Owned(owner) => AttachError::AlreadyRunning {
             interface: config.interface.clone(),
@@ -116,15 +126,21 @@ fn attach_in(
         OpenError::Pin(error) => error.into(),
     })?;
     match attach_and_pin(config, object, &mut pin_dir) {
-        Ok((link, mode, took_over, program)) => Ok(Attachment {
-            link,
-            ifindex: config.ifindex,
-            program,
-            mode,
-            took_over,
-            scope,
-            pin_dir,
-        }),
+        Ok((attached, mode, program)) => {
+            let attachment = Attachment {
+                link: attached.link,
+                ifindex: config.ifindex,
+                program,
+                pin_dir,
+            };
+            let outcome = Outcome {
+                mode,
+                took_over: attached.took_over,
+                native_refusal: attached.native_refusal,
+                scope,
+            };
+            Ok((attachment, outcome))
+        }
         Err(error) => {
             // The first error is the one to report; `error` tells what stands in the way of both.
             let _ = pin_dir.remove();
@@ -137,19 +153,25 @@ fn attach_and_pin(
     config: &AttachConfig,
     object: &mut Object,
     pin_dir: &mut PinDir,
-) -> Result<(FdLink, AttachedMode, bool, u32), AttachError> {
-    let (link, took_over) = match take_over(config, object, pin_dir)? {
-        Some(link) => (link, true),
-        None => (create_link(config, object)?, false),
-    };
-    let link = if took_over {
-        link
-    } else {
-        let path = pin_dir.path(LINK_PIN);
-        let pinned = link
-            .pin(&path)
-            .map_err(|error| pin_error("pin the link at", &path)(io_error(error)))?;
-        FdLink::from(pinned)
+) -> Result<(Attached, AttachedMode, u32), AttachError> {
+    let attached = match take_over(config, object, pin_dir)? {
+        Some(link) => Attached {
+            link,
+            took_over: true,
+            native_refusal: None,
+        },
+        None => {
+            let (link, native_refusal) = create_link(config, object)?;
+            let path = pin_dir.path(LINK_PIN);
+            let pinned = link
+                .pin(&path)
+                .map_err(|error| pin_error("pin the link at", &path)(io_error(error)))?;
+            Attached {
+                link: pinned.into(),
+                took_over: false,
+                native_refusal,
+            }
+        }
     };
     for (name, map) in object.maps() {
         pin_dir.unpin(name)?;
@@ -176,7 +198,7 @@ fn attach_and_pin(
         config.queues,
         mode.name(),
     ))?;
-    Ok((link, mode, took_over, program))
+    Ok((attached, mode, program))
 }
 
 /// The link that a dead engine left, with our program in it. None: there is none of use, and the pin, if any, is gone.
@@ -232,18 +254,20 @@ fn update_stale(
     }
 }
 
-fn create_link(config: &AttachConfig, object: &mut Object) -> Result<FdLink, AttachError> {
-    let native = XdpMode::Driver;
-    let generic = XdpMode::Skb;
+/// A new link, and why it is generic although native would do as well.
+fn create_link(
+    config: &AttachConfig,
+    object: &mut Object,
+) -> Result<(FdLink, Option<AttachError>), AttachError> {
+    let native = |object: &mut Object| create_link_as(config, object, XdpMode::Driver, "native");
+    let generic = |object: &mut Object| create_link_as(config, object, XdpMode::Skb, "generic");
     match config.mode {
-        Mode::Native => create_link_as(config, object, native, "native"),
-        Mode::Generic => create_link_as(config, object, generic, "generic"),
-        Mode::Auto => match create_link_as(config, object, native, "native") {
-            // The caller learns of it by `Demux::mode`, and the cause by asking for native mode.
-            Err(AttachError::ModeRefused { .. }) => {
-                create_link_as(config, object, generic, "generic")
-            }
-            result => result,
+        Mode::Native => Ok((native(object)?, None)),
+        Mode::Generic => Ok((generic(object)?, None)),
+        Mode::Auto => match native(object) {
+            Ok(link) => Ok((link, None)),
+            Err(refusal @ AttachError::ModeRefused { .. }) => Ok((generic(object)?, Some(refusal))),
+            Err(error) => Err(error),
         },
     }
 }
@@ -259,7 +283,7 @@ fn create_link_as(
         .attach_to_if_index(config.ifindex, mode)
         .and_then(|id| program.take_link(id))
         .map_err(|error| attach_error(config, name, error))?;
-    // On EINVAL aya tries the old netlink attach instead, which no pin keeps alive. Dropping it detaches.
+    // On EINVAL aya tries the old netlink attach instead, which no pin keeps alive. It cannot succeed where bpf_links exist.
     FdLink::try_from(link).map_err(|_| AttachError::NoLink {
         interface: config.interface.clone(),
     })

@@ -14,7 +14,7 @@ use crate::abi::{
     ABI_VERSION, Config, FLOWS_PER_QUEUE, FlowKey, FlowValue, PORT_TCP_LISTEN, PORT_TCP_OURS,
     SLOTS_PER_QUEUE, address_bytes, slot,
 };
-use crate::attach::{self, Attachment};
+use crate::attach::{self, Attachment, Outcome};
 use crate::counter::Counter;
 use crate::error::{AttachError, DemuxError, DetachError, errno};
 use crate::object::{self, Maps};
@@ -75,9 +75,7 @@ pub struct AttachConfig {
 pub struct Demux {
     state: Mutex<State>,
     attachment: Option<Attachment>,
-    mode: AttachedMode,
-    took_over: bool,
-    scope: Scope,
+    outcome: Outcome,
     queues: u32,
 }
 
@@ -102,8 +100,7 @@ impl Demux {
     /// Nothing is ours at first: every packet passes until addresses, ports and sockets are set. A link that a dead engine left is
     /// taken over atomically (its maps are not: the sockets and connections that they named are gone).
     pub fn attach(config: &AttachConfig) -> Result<Self, AttachError> {
-        let (maps, attachment) = attach::attach(config)?;
-        let (mode, took_over, scope) = attachment.outcome();
+        let (maps, attachment, outcome) = attach::attach(config)?;
         let demux = Self {
             state: Mutex::new(State {
                 maps,
@@ -111,9 +108,7 @@ impl Demux {
                 ports: HashMap::new(),
                 vlans: Vec::new(),
             }),
-            mode,
-            took_over,
-            scope,
+            outcome,
             queues: config.queues,
             attachment: Some(attachment),
         };
@@ -129,17 +124,22 @@ impl Demux {
 
     /// The mode that the kernel reports.
     pub fn mode(&self) -> AttachedMode {
-        self.mode
+        self.outcome.mode
+    }
+
+    /// Why [`Mode::Auto`] ended generic: the driver's refusal. None if it did not, or if generic is what was asked for.
+    pub fn native_refusal(&self) -> Option<&AttachError> {
+        self.outcome.native_refusal.as_ref()
     }
 
     /// True if the link was that of an engine which had died.
     pub fn took_over(&self) -> bool {
-        self.took_over
+        self.outcome.took_over
     }
 
     /// Whose mount namespace holds the pins.
     pub fn pin_scope(&self) -> &Scope {
-        &self.scope
+        &self.outcome.scope
     }
 
     /// Puts an AF_XDP socket, bound to `queue` of this interface, into the queue's ring (0 primary, 1 control, 2.. flow pools).

@@ -9,7 +9,9 @@
 //! portable. Packets are built without `bywash-wire`, so that a mistake there cannot hide one here. Everything needs root: without
 //! the rights the tests fail, they do not skip.
 
+pub mod link;
 pub mod model;
 pub mod namespace;
 pub mod packet;
+pub mod peer;
 pub mod run;

@@ -109,3 +109,76 @@ fn disassemble(objdump: &Path, directory: &Path) -> Result<String> {
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare;
+
+    fn tools() -> Tools {
+        Tools {
+            clang: "clang".into(),
+            objdump: "llvm-objdump".into(),
+        }
+    }
+
+    fn committed() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("bpf")
+    }
+
+    /// A copy of the sources, with this change to the program.
+    fn copy(change: impl Fn(String) -> String) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for name in [SOURCE, "abi.h", "kernel.h"] {
+            let text = fs::read_to_string(committed().join(name)).expect("a source");
+            let text = if name == SOURCE { change(text) } else { text };
+            fs::write(directory.path().join(name), text).expect("a copy");
+        }
+        directory
+    }
+
+    #[test]
+    fn the_object_is_the_same_from_any_directory() {
+        let sources = copy(|text| text);
+        let built = build(&tools(), sources.path(), sources.path()).expect("a build");
+        let report = compare::compare(&committed(), sources.path(), &built.version).expect("files");
+        assert!(report.is_explained(), "{report}");
+        let object = fs::read(sources.path().join(OBJECT)).expect("the object");
+        let path = sources.path().to_str().expect("UTF-8").as_bytes();
+        assert!(
+            !object.windows(path.len()).any(|window| window == path),
+            "the object names the directory it was built in"
+        );
+    }
+
+    #[test]
+    fn a_change_of_the_source_is_found() {
+        let sources = copy(|text| text.replace("MAX_EXTENSIONS 6", "MAX_EXTENSIONS 5"));
+        let built = build(&tools(), sources.path(), sources.path()).expect("a build");
+        let report = compare::compare(&committed(), sources.path(), &built.version).expect("files");
+        assert!(!report.is_explained(), "{report}");
+    }
+
+    #[test]
+    fn a_source_that_does_not_compile_leaves_the_old_object() {
+        let sources = copy(|text| text + "\nthis is no C\n");
+        fs::write(sources.path().join(OBJECT), "old").expect("an object");
+        assert!(build(&tools(), sources.path(), sources.path()).is_err());
+        let object = fs::read_to_string(sources.path().join(OBJECT)).expect("the object");
+        assert_eq!(object, "old");
+    }
+
+    #[test]
+    fn a_missing_clang_is_named() {
+        let mut tools = tools();
+        tools.clang = "/nonexistent/clang".into();
+        let sources = copy(|text| text);
+        let error = build(&tools, sources.path(), sources.path())
+            .err()
+            .expect("an error");
+        assert!(
+            format!("{error:#}").contains("/nonexistent/clang --version"),
+            "{error:#}"
+        );
+    }
+}
