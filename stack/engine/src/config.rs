@@ -28,6 +28,12 @@ pub enum PoolPolicy {
     PromoteAfter(u64),
 }
 
+/// Default receive buffer: 181 full segments of a 1500-byte MTU. That is below the 256 entries of
+/// veth's ring and of a flow pool's, so one flow's window never overruns them; enough for 10 Gbit/s
+/// at 200 us. Longer paths want more ([`ConnOptions::receive_buffer`](crate::context::ConnOptions));
+/// windows do not tune themselves yet.
+pub const RECEIVE_BUFFER: usize = 256 * 1024;
+
 /// One shard.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -71,7 +77,10 @@ impl Default for ShardConfig {
         Self {
             index: 0,
             shards: 1,
-            tcp: TcpConfig::default(),
+            tcp: TcpConfig {
+                receive_buffer: RECEIVE_BUFFER,
+                ..TcpConfig::default()
+            },
             mtu: 1500,
             checksum: ChecksumPolicy::Full,
             idle: IdlePolicy::SpinThenSleep(Duration::from_micros(50)),
