@@ -13,6 +13,15 @@ pub fn root() -> PathBuf {
     top.to_owned()
 }
 
+/// Where cargo builds, as the running test was built there: `<target>/<profile>/deps/<test>`.
+pub fn target() -> PathBuf {
+    let own = std::env::current_exe().expect("the path of this test");
+    own.ancestors()
+        .nth(3)
+        .expect("below the target directory")
+        .to_owned()
+}
+
 /// All files, as sorted paths from the top, without what is built or fetched and without git's own.
 ///
 /// # Panics
