@@ -60,7 +60,7 @@ pub(crate) struct Acked {
     pub(crate) bytes: u32,
     pub(crate) syn: bool,
     pub(crate) fin: bool,
-    /// From the oldest record that was sent only once.
+    /// From the oldest record, if all were sent only once.
     pub(crate) rtt: Option<Duration>,
     /// Bytes on the way before.
     pub(crate) flight: u32,
@@ -268,6 +268,7 @@ impl<P: Payload> SendQueue<P> {
         };
         acked.seq_len = ack.distance_from(self.una).max(0) as u32;
         self.una = ack;
+        let mut again = false;
         while let Some(record) = self.records.front_mut()
             && record.seq.before(ack)
         {
@@ -275,7 +276,8 @@ impl<P: Payload> SendQueue<P> {
                 self.trim_front(ack, &mut acked);
                 break;
             }
-            if record.transmissions == 1 && acked.rtt.is_none() {
+            again |= record.transmissions > 1;
+            if acked.rtt.is_none() {
                 acked.rtt = Some(now.since(record.sent_at));
             }
             acked.bytes += record.len;
@@ -294,6 +296,8 @@ impl<P: Payload> SendQueue<P> {
         }
         self.delivery.bytes += u64::from(acked.bytes);
         self.delivery.at = now;
+        // Karn's rule, for the whole acknowledgment: what was sent once may have waited at the peer for what was sent twice.
+        acked.rtt = acked.rtt.filter(|_| !again);
         acked
     }
 

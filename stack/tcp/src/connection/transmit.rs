@@ -280,7 +280,10 @@ impl<P: Payload> Connection<P> {
             return false;
         }
         if self.rcv.debt.duplicates > 0 {
-            self.rcv.debt.duplicates -= 1;
+            // Progress is acknowledged first: only what repeats an acknowledgment is a duplicate, and the peer counts those.
+            if self.rcv.last_ack == self.rcv.nxt {
+                self.rcv.debt.duplicates -= 1;
+            }
             return true;
         }
         self.rcv.owes_ack_now()

@@ -4,6 +4,7 @@
 mod support;
 
 mod closing;
+mod frames;
 mod handshake;
 mod recovery;
 mod transfer;

@@ -23,8 +23,17 @@ fn both_ways(mut pair: Pair, len: usize, seed: u64) -> Pair {
         "seed {seed}: b to a, {}",
         pair.story()
     );
-    assert_eq!(pair.a.closed(), Some(CloseReason::Finished), "seed {seed}");
-    assert_eq!(pair.b.closed(), Some(CloseReason::Finished), "seed {seed}");
+    // On a very bad network time-outs outlast TIME-WAIT: the peer is gone before its last ACK gets through, and our FIN,
+    // whose data it has read, meets a RST.
+    let bad = pair.network.faults.loss >= 100;
+    let ends = [pair.a.closed(), pair.b.closed()].map(Option::unwrap);
+    let good = match ends {
+        [CloseReason::Finished, CloseReason::Finished] => true,
+        [CloseReason::Finished, CloseReason::Reset] => bad,
+        [CloseReason::Reset, CloseReason::Finished] => bad,
+        _ => false,
+    };
+    assert!(good, "seed {seed}: {ends:?}\n{}", pair.story());
     assert_eq!(pair.a.tcp().info().in_flight, 0);
     pair
 }

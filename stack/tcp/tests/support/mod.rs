@@ -6,6 +6,7 @@
 //! ```
 //! Everything is a function of the seed: a failing run fails again.
 
+pub(crate) mod lone;
 mod network;
 mod trace;
 
