@@ -1,6 +1,7 @@
 //! Frames of other stacks, as hexadecimal, and what each one says.
 //!
-//! The fields that the tests expect were read off `tshark`'s dissection of the same bytes, not off our decoder.
+//! The fields that the tests expect were read off `tshark`'s dissection of the captured frames, or are the inputs that the others were built from,
+//! not what our decoder says.
 
 use bywash_wire::{
     ChecksumPolicy, Decoded, DropReason, Ecn, Flags, Link, MacAddr, Options, SackBlocks, Segment,
