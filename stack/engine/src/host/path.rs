@@ -60,7 +60,8 @@ pub enum Unreachable {
     /// The device is down or gone.
     #[error("the device is down or gone")]
     LinkDown,
-    /// Too many questions of this shard are open; known remotes are unharmed.
+    /// Too many questions of this shard are open; known remotes are unharmed. This question was not
+    /// put, so `poll` will not name the remote: ask again later, or give up.
     #[error("too many questions for routes and neighbours are open: try again")]
     Busy,
     /// The question itself failed.
