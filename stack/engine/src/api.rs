@@ -80,7 +80,7 @@ impl<P: Port> Core<P> {
         let index = match self.env.routes.resolve(ip) {
             Resolution::Ready(path) => {
                 let tuple = self
-                    .choose_tuple(path.source, remote)
+                    .choose_tuple(&path, remote)
                     .ok_or(ConnectError::NoPort(remote))?;
                 let tcp = self.active_connection(&config, tuple, path.mtu);
                 self.adopt(tcp, Origin::Active, None)

@@ -255,7 +255,7 @@ impl<S: Service + Send + 'static> Engine<S> {
             host: Some(host),
             _lock: lock,
         };
-        let ports = Arc::new(Mutex::new(EnginePorts::default()));
+        let ports = Arc::new(Mutex::new(EnginePorts::new(&device.name)));
         for (index, core) in (0..config.shards).zip(cores) {
             let seed = ShardSeed {
                 xsk: xsk_config(&config, &device, index),

@@ -99,7 +99,7 @@ impl<P: Port> Core<P> {
             return Ok(());
         };
         let remote = peer_address(conn.tcp.tuple());
-        let Some(tuple) = self.choose_tuple(path.source, remote) else {
+        let Some(tuple) = self.choose_tuple(path, remote) else {
             return Err(Unreachable::Failed(Arc::from(
                 "no local port is free towards the peer",
             )));
@@ -126,8 +126,17 @@ impl<P: Port> Core<P> {
         Connection::connect(&config, tuple, iss, offset, self.now)
     }
 
-    /// A tuple from `source` to `remote` with a local port that no connection uses towards it.
-    pub(crate) fn choose_tuple(&mut self, source: IpAddr, remote: SocketAddr) -> Option<Tuple> {
+    /// A tuple to `remote` with a local port that no connection uses towards it, from the address that
+    /// the kernel prefers, or from one of this device's if that is another device's.
+    pub(crate) fn choose_tuple(&mut self, path: &Path, remote: SocketAddr) -> Option<Tuple> {
+        let ours = self.env.routes.sources();
+        let source = if ours.contains(&path.source) {
+            path.source
+        } else {
+            ours.iter()
+                .copied()
+                .find(|own| own.is_ipv4() == remote.is_ipv4())?
+        };
         let Self {
             local_ports, flows, ..
         } = self;

@@ -61,12 +61,22 @@ impl Steering for NoSteering {
 const FEWEST_LOCAL_PORTS: u16 = 16;
 
 /// The ports of an engine: taken once for all of its shards.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct EnginePorts {
     reservations: PortReservations,
     /// Ports that some shard listens or has listened on.
     listened: BTreeSet<u16>,
     local: Option<RangeInclusive<u16>>,
+}
+
+impl EnginePorts {
+    pub(crate) fn new(device: &str) -> Self {
+        Self {
+            reservations: PortReservations::on_device(device),
+            listened: BTreeSet::new(),
+            local: None,
+        }
+    }
 }
 
 /// The XDP demultiplexer of a device, as one of its shards sees it.

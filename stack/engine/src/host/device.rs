@@ -17,6 +17,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 use super::netlink::{NetlinkError, Requests};
 
@@ -380,7 +382,12 @@ fn driver(link: &LinkMessage, kind: Option<&str>) -> Option<String> {
 
 fn rx_queues(link: &LinkMessage, name: &str, mac: MacAddr) -> u32 {
     let directory = Path::new("/sys/class/net").join(name);
-    if let Some(queues) = sysfs_rx_queues(&directory, link.header.index, mac) {
+    let index = link.header.index;
+    if let Some(queues) = sysfs_rx_queues(&directory, index, mac) {
+        return queues;
+    }
+    // `/sys` is another namespace's, as after `nsenter --net`.
+    if let Some(queues) = with_own_sysfs(|| sysfs_rx_queues(&directory, index, mac)) {
         return queues;
     }
     let made_with = link
@@ -391,6 +398,39 @@ fn rx_queues(link: &LinkMessage, name: &str, mac: MacAddr) -> u32 {
             _ => None,
         });
     made_with.unwrap_or(1)
+}
+
+/// Looks with a `/sys` that shows the calling thread's network namespace: mounted in a mount
+/// namespace of a thread of its own, with which it goes. `None` also where rights are missing.
+fn with_own_sysfs<T: Send>(look: impl FnOnce() -> Option<T> + Send) -> Option<T> {
+    let mounted = || -> nix::Result<()> {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let nothing = None::<&str>;
+        mount(
+            nothing,
+            "/",
+            nothing,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            nothing,
+        )?;
+        mount(
+            Some("sysfs"),
+            "/sys",
+            Some("sysfs"),
+            MsFlags::MS_RDONLY,
+            nothing,
+        )
+    };
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| match mounted() {
+            Ok(()) => look(),
+            Err(error) => {
+                tracing::debug!(%error, "no sysfs of this network namespace");
+                None
+            }
+        });
+        thread.join().ok().flatten()
+    })
 }
 
 /// Queues in use according to sysfs; `None` if this sysfs does not show the device in question.
