@@ -1,5 +1,7 @@
 //! The LISTEN state: SYNs become connections.
 
+use alloc::sync::Arc;
+
 use bywash_wire::{DropReason, Flags, Segment, SeqNumber, Tuple};
 
 use crate::config::Config;
@@ -12,7 +14,8 @@ use crate::time::Instant;
 /// the owner keeps, and counts against its backlog.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    config: Config,
+    /// Shared by all connections that come of it.
+    config: Arc<Config>,
 }
 
 /// What became of a segment to a listening port.
@@ -32,12 +35,14 @@ pub enum ListenOutcome<P: Payload> {
 
 impl Listener {
     /// Listens with these settings for the connections to come.
-    pub const fn new(config: Config) -> Self {
-        Self { config }
+    pub fn new(config: Config) -> Self {
+        Self {
+            config: Arc::new(config),
+        }
     }
 
     /// The settings of the connections to come.
-    pub const fn config(&self) -> &Config {
+    pub fn config(&self) -> &Config {
         &self.config
     }
 

@@ -77,7 +77,7 @@ pub(crate) struct Receiver<P> {
     /// Bytes that may wait to be read.
     limit: usize,
     /// Handles that may be held, in order and out of order together.
-    max_segments: usize,
+    max_segments: u32,
     queue: VecDeque<P>,
     /// Bytes in the queue.
     queued: usize,
@@ -102,7 +102,9 @@ impl<P: Payload> Receiver<P> {
             },
             segment_size: SEGMENT_SIZE_LEAST,
             limit: config.receive_buffer,
-            max_segments: config.receive_segments.max(2),
+            max_segments: u32::try_from(config.receive_segments)
+                .unwrap_or(u32::MAX)
+                .max(2),
             queue: VecDeque::new(),
             queued: 0,
             ooo: Reassembly::new(),
@@ -128,6 +130,11 @@ impl<P: Payload> Receiver<P> {
         self.queue.len() + self.ooo.segments()
     }
 
+    /// Whether no handle may be added.
+    fn is_full(&self) -> bool {
+        self.segments() >= self.max_segments as usize
+    }
+
     pub(crate) fn queued(&self) -> usize {
         self.queued
     }
@@ -144,7 +151,7 @@ impl<P: Payload> Receiver<P> {
 
     /// The largest window the buffer has room for now, before rounding.
     fn room(&self) -> u32 {
-        if self.segments() >= self.max_segments {
+        if self.is_full() {
             return 0;
         }
         let room = self.limit.saturating_sub(self.queued);
@@ -200,7 +207,7 @@ impl<P: Payload> Receiver<P> {
             return self.on_out_of_order(seq, payload);
         }
         // The bound on handles; data that waits out of order is counted, so that it always finds its place here.
-        if self.segments() >= self.max_segments {
+        if self.is_full() {
             self.debt.now = true;
             return Received::Dropped(DropReason::NoReceiveCredit);
         }
@@ -240,8 +247,8 @@ impl<P: Payload> Receiver<P> {
             .saturating_add(1)
             .min(DUPLICATES_OWED_MAX);
         // Half of the handles stay free for data in order, or a peer could wedge us with fragments of the future.
-        let max_segments =
-            (self.max_segments / 2).min(self.max_segments.saturating_sub(self.queue.len()));
+        let all = self.max_segments as usize;
+        let max_segments = (all / 2).min(all.saturating_sub(self.queue.len()));
         match self.ooo.insert(seq, payload, max_segments, self.limit) {
             Inserted::Held { copied } => {
                 self.copied_small = self.copied_small.saturating_add(u32::from(copied));

@@ -56,7 +56,7 @@ impl RttEstimator {
             self.rttvar = rtt / 2;
         }
         let rto = self.srtt + (self.rttvar * 4).max(GRANULARITY);
-        self.base = rto.clamp(config.rto_min, config.rto_max);
+        self.base = rto.max(config.rto_min).min(config.rto_max);
         self.backoff = 0;
     }
 
@@ -68,7 +68,9 @@ impl RttEstimator {
     /// RFC 6298 5.7: the SYN was sent again and nothing was measured, so the path may be slow: 3 s.
     pub(crate) fn on_syn_lost(&mut self, config: &Config) {
         if !self.is_measured() {
-            self.base = Duration::from_secs(3).clamp(config.rto_min, config.rto_max);
+            self.base = Duration::from_secs(3)
+                .max(config.rto_min)
+                .min(config.rto_max);
             self.backoff = 0;
         }
     }

@@ -382,6 +382,7 @@ impl<P: Payload> SendQueue<P> {
     /// Drops everything (the connection is over).
     pub(crate) fn clear(&mut self) {
         self.records.clear();
+        self.una = self.nxt;
         self.sent = 0;
         self.lost_hint = 0;
         self.pipe = 0;

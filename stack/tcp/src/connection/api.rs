@@ -1,5 +1,6 @@
 //! The application's side: SEND, RECEIVE, CLOSE, ABORT, STATUS (RFC 9293 3.10).
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use bywash_wire::{Flags, Segment, Tuple};
@@ -192,7 +193,7 @@ impl<P: Payload> Connection<P> {
 
     /// Switches Nagle's rule.
     pub fn set_nagle(&mut self, on: bool) {
-        self.config.nagle = on;
+        self.control.nagle = on;
     }
 
     /// The flow.
@@ -257,7 +258,7 @@ impl<P: Payload> Connection<P> {
     ) -> Result<Self, SnapshotError> {
         let mut input = Reader::open(input)?;
         let tuple = Code::load(&mut input)?;
-        let config = Code::load(&mut input)?;
+        let config = Arc::new(Code::load(&mut input)?);
         let phase = Code::load(&mut input)?;
         let events = Code::load(&mut input)?;
         let agreed = Code::load(&mut input)?;

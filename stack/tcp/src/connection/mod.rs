@@ -17,6 +17,8 @@ mod persist;
 mod timeout;
 mod transmit;
 
+use alloc::sync::Arc;
+
 use bywash_wire::options::MAX_WINDOW_SCALE;
 use bywash_wire::{DropReason, Ecn, Flags, Segment, SeqNumber, Tuple};
 
@@ -61,7 +63,7 @@ pub struct Connection<P: Payload> {
     rtt: RttEstimator,
     counters: Counters,
     tuple: Tuple,
-    config: Config,
+    config: Arc<Config>,
 }
 
 /// What the two ends agreed on in the handshake. Before that: what we offer.
@@ -117,6 +119,8 @@ struct Control {
     probe: bool,
     /// The SWS override time-out has passed: send what the window takes.
     override_sws: bool,
+    /// Nagle's rule is on.
+    nagle: bool,
     /// The FIN is queued.
     fin_queued: bool,
     /// Nobody will read any more.
@@ -133,7 +137,7 @@ struct Control {
 
 code!(struct Control {
     clock, heard_at, sent_at, small_end, reset, challenges_since, challenges, attempts, probes,
-    persist_backoff, probe, override_sws, fin_queued, orphaned, want_writable, syn_lost,
+    persist_backoff, probe, override_sws, nagle, fin_queued, orphaned, want_writable, syn_lost,
     cwnd_limited, blocked
 });
 
@@ -215,12 +219,13 @@ impl<P: Payload> Connection<P> {
         ts_offset: u32,
         now: Instant,
     ) -> Self {
+        let config = &Arc::new(config.clone());
         Self::new(config, tuple, Phase::SynSent, iss, ts_offset, now)
     }
 
     /// A passive open that met a SYN: a connection in SYN-RECEIVED.
     pub(crate) fn accept(
-        config: &Config,
+        config: &Arc<Config>,
         tuple: Tuple,
         syn: &Segment,
         iss: SeqNumber,
@@ -235,7 +240,7 @@ impl<P: Payload> Connection<P> {
     }
 
     fn new(
-        config: &Config,
+        config: &Arc<Config>,
         tuple: Tuple,
         phase: Phase,
         iss: SeqNumber,
@@ -246,6 +251,7 @@ impl<P: Payload> Connection<P> {
             clock: now,
             heard_at: now,
             sent_at: now,
+            nagle: config.nagle,
             ..Control::default()
         };
         Self {

@@ -20,7 +20,8 @@ impl<P: Payload> Connection<P> {
         let base = self
             .rtt
             .rto(config)
-            .clamp(config.persist_min, config.persist_max);
+            .max(config.persist_min)
+            .min(config.persist_max);
         let wait = base
             .backed_off(self.control.persist_backoff.into())
             .min(config.persist_max);

@@ -137,7 +137,7 @@ impl<P: Payload> Connection<P> {
     /// Nagle's rule (RFC 9293 3.7.4) in Minshall's form, as in Linux: a small segment waits while another small one is
     /// unacknowledged. What is followed by more waits for nothing.
     fn nagle_holds(&self, index: usize, len: u32) -> bool {
-        self.config.nagle
+        self.control.nagle
             && self.snd.is_last(index)
             && (len as usize) < self.segment_limit()
             && self

@@ -3,9 +3,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adversary;
 mod closing;
 mod frames;
 mod handshake;
 mod recovery;
+mod segment_arrives;
 mod transfer;
 mod window;
