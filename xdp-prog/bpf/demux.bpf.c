@@ -103,7 +103,7 @@ INLINE void count(__u32 counter)
 	__u64 *packets = bpf_map_lookup_elem(&counters, &counter);
 
 	if (packets)
-		(*packets)++; /* per CPU, and nothing interrupts a program to run it again */
+		(*packets)++; /* each CPU has its own */
 }
 
 /* Ends a packet that is not redirected. */
