@@ -33,6 +33,8 @@ mod seams;
 mod service;
 mod signal;
 mod slot;
+#[cfg(test)]
+mod tests;
 
 pub use handle::{Lease, Patience, RemoteListener, RemoteStream};
 pub use link::{Remote, RemoteConfig};
