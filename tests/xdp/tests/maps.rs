@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_millis(300);
 
 #[test]
-fn changes_to_the_maps_are_checked() -> Result<()> {
+fn sockets_go_only_into_slots_that_exist() -> Result<()> {
     let link = Link::new()?;
     let demux = Demux::attach(&link.config(Mode::Auto))?;
     let socket = Socket::new(Domain::from(44), Type::RAW, None)?;
@@ -38,7 +38,13 @@ fn changes_to_the_maps_are_checked() -> Result<()> {
         demux.set_socket(0, 0, udp.as_fd()),
         Err(DemuxError::Map { map: "xsks", .. })
     ));
+    Ok(())
+}
 
+#[test]
+fn calls_for_a_port_nest_and_port_zero_is_refused() -> Result<()> {
+    let link = Link::new()?;
+    let demux = Demux::attach(&link.config(Mode::Auto))?;
     assert!(matches!(demux.listen(0), Err(DemuxError::PortZero)));
     assert!(matches!(
         demux.unlisten(PORT),
@@ -62,7 +68,13 @@ fn changes_to_the_maps_are_checked() -> Result<()> {
     ));
     demux.set_local_ports(Some(50_000..=65_535))?;
     demux.set_local_ports(None)?;
+    Ok(())
+}
 
+#[test]
+fn addresses_and_vlans_are_checked() -> Result<()> {
+    let link = Link::new()?;
+    let demux = Demux::attach(&link.config(Mode::Auto))?;
     for address in ["0.0.0.0", "255.255.255.255", "224.0.0.1", "::", "ff02::1"] {
         assert!(
             matches!(
@@ -83,7 +95,13 @@ fn changes_to_the_maps_are_checked() -> Result<()> {
     }
     demux.set_vlans(&[1, 4094])?;
     demux.set_vlans(&[])?;
+    Ok(())
+}
 
+#[test]
+fn a_flow_can_be_inserted_read_and_removed() -> Result<()> {
+    let link = Link::new()?;
+    let demux = Demux::attach(&link.config(Mode::Auto))?;
     let key = FlowKey::new(
         OURS.into(),
         PORT,
