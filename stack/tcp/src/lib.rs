@@ -1,4 +1,58 @@
 //! TCP as a state machine: no clock, no sockets, no frames.
+//!
+//! A [`Connection`] is given segments, the time and the application's wishes, and gives back segments to send, events, and
+//! the moment when it wants to be called next. It is generic over one thing, the [`Payload`] handle, whose bytes it never
+//! looks at. A [`Listener`] makes connections of SYNs; [`reset_for`] answers what belongs to none.
+//!
+//! ```text
+//!  on_segment(now, segment, payload) --+            +--> poll_event, readiness, info
+//!  on_timeout(now) --------------------+ Connection +--> poll_transmit -> segment, payload
+//!  send, recv, close, abort -----------+            +--> next_timeout
+//! ```
+//!
+//! | module | noun |
+//! |---|---|
+//! | `connection` | the coordinator: SEGMENT ARRIVES, transmission, time-outs, the application's calls |
+//! | `state` | the states, and the one function that changes them |
+//! | `snd`, `rcv` | the two halves: RFC 9293's variables, their queues, the window |
+//! | `reassembly` | segments out of order, SACK blocks |
+//! | `loss` | which segments are believed lost: NewReno, the seam for RACK-TLP |
+//! | `congestion` | how much may be on the way: NewReno, the seam for others |
+//! | `rtt`, `timer`, [`time`] | the retransmission time-out, named deadlines, nanoseconds |
+//! | `listener`, `reset` | the states LISTEN and CLOSED |
+//! | `config`, `event`, `info`, `payload` | what goes in and comes out |
+//! | `snapshot` | a connection as bytes, and back |
+//!
+//! # What is left out, and what is done otherwise
+//!
+//! | RFC | what | why, or when |
+//! |---|---|---|
+//! | 9293 3.8.5 | urgent data is delivered in line, the pointer is ignored | RFC 6093 tells applications not to use it |
+//! | 9293 3.8.6.1 | a closed window is probed with an empty segment before the window, not with a byte | as Linux; cuts no segment |
+//! | 9293 3.10.7.4 | an empty segment on the right edge, and a bare FIN at a closed window, are acceptable | as Linux; else ACKs are lost after a full window |
+//! | 9293 3.10.7.4 | a SYN in SYN-RECEIVED is challenged; the connection does not go back to LISTEN | RFC 5961; each SYN has a connection of its own |
+//! | 9293 3.10.7.2 | data on a SYN is not kept | the peer sends it again; TCP Fast Open (RFC 7413) is not there |
+//! | 9293 3.4.2 | MSL is 30 s, not 2 min | as Linux |
+//! | 9293 3.6.1 | `close` with unread data sends no RST, `orphan` does | `close` is also the half-close |
+//! | 6298 2.4 | the RTO's floor is 200 ms, not 1 s | as Linux |
+//! | 6298 2.1, 5.7 | 1 s at first, 3 s after a lost SYN without a sample | as written; no deviation |
+//! | 5681 3.1 | slow start grows by all bytes acknowledged (RFC 3465 without its limit) | receivers that acknowledge once a burst; as Linux |
+//! | 6582 3.2 | the retransmission timer restarts at every partial ACK | with a 200 ms floor the other choice means time-outs |
+//! | 6582 4.1, 4.2 | no heuristics against spurious fast retransmission | SACK recovery replaces this |
+//! | 2018 | SACK blocks are sent, and not yet used for recovery (RFC 6675, 8985 RACK-TLP) | a later issue; `loss` is the seam |
+//! | 2883 | no D-SACK | with RACK |
+//! | 5682, 3522 | no F-RTO, no Eifel: a spurious time-out costs a slow start | with RACK |
+//! | 7323 3.2 | a segment without the timestamps agreed on is accepted | as Linux |
+//! | 7323 4.1 | samples come from the time of sending, from the echo only where Karn's rule forbids that; every ACK counts alike | nanoseconds instead of milliseconds; as Linux |
+//! | 5961 3, 4, 5 | done, ten challenge ACKs in five seconds a connection | |
+//! | 1337 | a RST does not end TIME-WAIT | done |
+//! | 6191 | [`accepts_new_incarnation`](Connection::accepts_new_incarnation) tells, the owner acts | the listener makes the connection |
+//! | 3168 | no ECN: CE is not echoed, packets are not ECT | a later issue; `Transmit::ecn` is the seam |
+//! | 4821, 8899 | no path MTU discovery; [`set_mss`](Connection::set_mss) is the seam | a later issue |
+//! | 9293 3.9.2.2 | ICMP errors do not reach a connection | a later issue |
+//! | 5482 | the user time-out is local, the option is neither sent nor read | |
+//! | - | orphans retry as often as others (Linux: 8 times) | a later issue |
+//! | - | receive buffers do not tune themselves; `set_receive_limit` does what it is told | the engine's credit |
 #![no_std]
 #![forbid(unsafe_code)]
 

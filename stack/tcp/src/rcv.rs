@@ -130,9 +130,9 @@ impl<P: Payload> Receiver<P> {
         self.queue.len() + self.ooo.segments()
     }
 
-    /// Whether no handle may be added.
-    fn is_full(&self) -> bool {
-        self.segments() >= self.max_segments as usize
+    /// Handles that may be added.
+    fn free_segments(&self) -> usize {
+        (self.max_segments as usize).saturating_sub(self.segments())
     }
 
     pub(crate) fn queued(&self) -> usize {
@@ -149,12 +149,13 @@ impl<P: Payload> Receiver<P> {
         self.segment_size
     }
 
-    /// The largest window the buffer has room for now, before rounding.
+    /// The largest window there is room for now, before rounding: in bytes, and in handles for segments as long as the
+    /// peer's longest.
     fn room(&self) -> u32 {
-        if self.is_full() {
-            return 0;
-        }
-        let room = self.limit.saturating_sub(self.queued);
+        let handles = self
+            .free_segments()
+            .saturating_mul(self.full_segment() as usize);
+        let room = self.limit.saturating_sub(self.queued).min(handles);
         u32::try_from(room)
             .unwrap_or(u32::MAX)
             .min(u32::from(u16::MAX) << self.wscale)
@@ -207,7 +208,7 @@ impl<P: Payload> Receiver<P> {
             return self.on_out_of_order(seq, payload);
         }
         // The bound on handles; data that waits out of order is counted, so that it always finds its place here.
-        if self.is_full() {
+        if self.free_segments() == 0 {
             self.debt.now = true;
             return Received::Dropped(DropReason::NoReceiveCredit);
         }

@@ -92,24 +92,31 @@ impl<P: Payload> Reassembly<P> {
             payload.advance(before.end.distance_from(seq) as usize);
             seq = before.end;
         }
-        while let Some(next) = self.held.get(at)
-            && next.end.at_or_before(end)
-        {
-            self.bytes -= next.payload.len();
-            self.held.remove(at);
-        }
-        if let Some(next) = self.held.get(at)
+        let covered = self
+            .held
+            .range(at..)
+            .take_while(|next| next.end.at_or_before(end));
+        let (count, freed) = covered.fold((0, 0), |(n, bytes), h| (n + 1, bytes + h.payload.len()));
+        if let Some(next) = self.held.get(at + count)
             && next.seq.before(end)
         {
             end = next.seq;
             payload.truncate(end.distance_from(seq) as usize);
         }
-        if self.bytes + payload.len() > max_bytes {
+        if payload.len() == freed {
+            // Nothing is new: after trimming, the segment is just what lies behind its predecessor.
+            self.touch(at.saturating_sub(1));
+            return Inserted::Duplicate;
+        }
+        if self.bytes - freed + payload.len() > max_bytes {
             return Inserted::Full;
         }
+        self.held.drain(at..at + count);
+        self.bytes -= freed;
         let copied = self.append_to_predecessor(&mut at, seq, end, &payload);
         if !copied {
-            if self.held.len() >= max_segments {
+            // In the place of others it adds no handle, and those are gone already.
+            if count == 0 && self.held.len() >= max_segments {
                 return Inserted::Full;
             }
             self.bytes += payload.len();
@@ -278,5 +285,156 @@ impl RecentBlocks {
             }
         }
         self.len = kept;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use alloc::vec;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    /// So that numbers wrap in the middle of every case.
+    const BASE: SeqNumber = SeqNumber::new(u32::MAX - 300);
+
+    /// The byte at an offset: overlapping segments agree.
+    fn bytes(start: u32, len: u32) -> Vec<u8> {
+        (start..start + len)
+            .map(|offset| (offset * 7 + offset / 256) as u8)
+            .collect()
+    }
+
+    /// Handles that refuse to grow, as those in NIC memory do.
+    struct Rigid(Vec<u8>);
+
+    impl Payload for Rigid {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn advance(&mut self, n: usize) {
+            self.0.advance(n);
+        }
+        fn truncate(&mut self, n: usize) {
+            self.0.truncate(n);
+        }
+        fn split_off(&mut self, _: usize) -> Option<Self> {
+            panic!("reassembly cuts no handle in the middle");
+        }
+        fn append(&mut self, _: &Self) -> bool {
+            false
+        }
+        fn is_queued(&self) -> bool {
+            false
+        }
+    }
+
+    fn offset(seq: SeqNumber) -> u32 {
+        seq.distance_from(BASE) as u32
+    }
+
+    /// The run of held offsets around `at`.
+    fn run(held: &BTreeSet<u32>, at: u32) -> (u32, u32) {
+        let (mut start, mut end) = (at, at + 1);
+        while start > 0 && held.contains(&(start - 1)) {
+            start -= 1;
+        }
+        while held.contains(&end) {
+            end += 1;
+        }
+        (start, end)
+    }
+
+    /// One body for both kinds of handle: `make` makes one, `read` gives its bytes back.
+    fn against_the_oracle<P: Payload>(
+        steps: &[(u32, u32, bool)],
+        make: fn(Vec<u8>) -> P,
+        read: fn(P) -> Vec<u8>,
+    ) -> Result<(), TestCaseError> {
+        let mut queue = Reassembly::<P>::new();
+        let mut held = BTreeSet::new();
+        let mut nxt = 0;
+        for &(start, len, fill) in steps {
+            if fill {
+                // The gap in front is filled: `nxt` moves, and what follows it comes out.
+                nxt += len;
+                while let Some(payload) = queue.pop(BASE + nxt) {
+                    let out = read(payload);
+                    prop_assert_eq!(&out, &bytes(nxt, out.len() as u32));
+                    nxt += out.len() as u32;
+                }
+                queue.advance(BASE + nxt);
+                held = held.split_off(&nxt);
+                prop_assert!(!held.contains(&nxt), "what is next was not handed out");
+            } else {
+                let start = nxt + 1 + start;
+                let payload = make(bytes(start, len));
+                let known = (start..start + len).all(|at| held.contains(&at));
+                let result = queue.insert(BASE + start, payload, usize::MAX, usize::MAX);
+                prop_assert_eq!(result == Inserted::Duplicate, known);
+                held.extend(start..start + len);
+                let first = queue.sack_blocks().as_slice()[0];
+                prop_assert_eq!((offset(first.0), offset(first.1)), run(&held, start));
+            }
+            prop_assert_eq!(queue.bytes(), held.len());
+            prop_assert_eq!(queue.is_empty(), held.is_empty());
+            let blocks = queue.sack_blocks();
+            for (i, (from, to)) in blocks.iter().enumerate() {
+                prop_assert_eq!((offset(from), offset(to)), run(&held, offset(from)));
+                prop_assert!(blocks.iter().skip(i + 1).all(|other| other != (from, to)));
+            }
+        }
+        Ok(())
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<(u32, u32, bool)>> {
+        let step = (0_u32..400, 1_u32..60, prop::bool::weighted(0.15));
+        prop::collection::vec(step, 1..80)
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_set_of_bytes(steps in steps()) {
+            against_the_oracle(&steps, |bytes| bytes, |bytes| bytes)?;
+        }
+
+        #[test]
+        fn agrees_when_handles_do_not_grow(steps in steps()) {
+            against_the_oracle(&steps, Rigid, |rigid| rigid.0)?;
+        }
+
+        #[test]
+        fn holds_no_more_than_it_may(steps in steps(), segments in 1_usize..6, room in 1_usize..200) {
+            let mut queue = Reassembly::<Rigid>::new();
+            for (start, len, _) in steps {
+                let before = queue.bytes();
+                let payload = Rigid(bytes(start, len));
+                let result = queue.insert(BASE + start, payload, segments, room);
+                prop_assert!(queue.segments() <= segments && queue.bytes() <= room);
+                if result == Inserted::Full {
+                    // What was covered by the refused segment may be gone with it only if that is not acknowledged.
+                    prop_assert_eq!(queue.bytes(), before);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_most_recent_block_comes_first_and_four_are_kept() {
+        let mut queue = Reassembly::<Vec<u8>>::new();
+        for start in [10, 30, 50, 70, 90] {
+            queue.insert(BASE + start, vec![0; 5], 100, 1_000);
+        }
+        let starts: Vec<u32> = queue
+            .sack_blocks()
+            .iter()
+            .map(|block| offset(block.0))
+            .collect();
+        assert_eq!(starts, [90, 70, 50, 30]);
+        // The forgotten block grows, and is reported as a whole.
+        queue.insert(BASE + 15, vec![0; 5], 100, 1_000);
+        let first = queue.sack_blocks().as_slice()[0];
+        assert_eq!((offset(first.0), offset(first.1)), (10, 20));
     }
 }

@@ -156,7 +156,9 @@ impl<P: Payload> Connection<P> {
     }
 
     fn stop(&mut self, limit: LimitedBy) {
-        self.counters.limited_by = limit;
+        if !self.control.blocked {
+            self.counters.limited_by = limit;
+        }
         self.control.cwnd_limited = limit == LimitedBy::CongestionWindow;
     }
 

@@ -69,11 +69,7 @@ fn a_blocked_retransmission_is_said_to_limit_us() {
     lone.wait();
     lone.desk.queued.set(true);
     assert_eq!(lone.sent(), []);
-    // The new-data stage has nothing; what limits is the queue only while the retransmission is what is due.
-    assert!(matches!(
-        lone.tcp.info().limited_by,
-        LimitedBy::TransmitQueue | LimitedBy::Application
-    ));
+    assert_eq!(lone.tcp.info().limited_by, LimitedBy::TransmitQueue);
     assert_eq!(lone.tcp.info().retransmit_blocked, 1);
 }
 

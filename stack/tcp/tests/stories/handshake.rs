@@ -1,9 +1,10 @@
 //! How connections begin.
 
-use bywash_tcp::{CloseReason, Config, Event, State};
-use bywash_wire::{Flags, Segment};
+use bywash_tcp::time::Instant;
+use bywash_tcp::{CloseReason, Config, Event, ListenOutcome, Listener, State};
+use bywash_wire::{DropReason, Flags, Segment, Tuple};
 
-use crate::support::{Faults, ISS_A, Pair, Side, ms};
+use crate::support::{Faults, ISS_A, Pair, Side, ms, tuple};
 
 fn both_established(pair: &Pair) -> bool {
     pair.a.state() == State::Established && pair.b.state() == State::Established
@@ -240,4 +241,60 @@ fn a_handshake_with_a_closed_receive_window_still_works() {
     pair.run_until(|pair| pair.b.received == b"abc");
     pair.run_for(ms(1_000));
     assert!(both_established(&pair));
+}
+
+#[test]
+fn over_ipv6_the_default_mss_is_1220() {
+    let tuple = Tuple::tcp(
+        "fd00::1".parse().unwrap(),
+        80,
+        "fd00::2".parse().unwrap(),
+        40_000,
+    );
+    let syn = Segment {
+        flags: Flags::SYN,
+        ..Segment::default()
+    };
+    let outcome = Listener::new(Config::default()).on_segment::<Vec<u8>>(
+        Instant::ZERO,
+        tuple,
+        &syn,
+        ISS_A,
+        0,
+    );
+    let ListenOutcome::Connection(tcp) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(tcp.info().mss, 1_220, "and no timestamps were offered");
+}
+
+#[test]
+fn a_listener_answers_only_syns_with_connections() {
+    let listener = Listener::new(Config::default());
+    let outcome = |flags| {
+        let segment = Segment {
+            ack: ISS_A,
+            flags,
+            ..Segment::default()
+        };
+        listener.on_segment::<Vec<u8>>(Instant::ZERO, tuple(), &segment, ISS_A, 0)
+    };
+    assert!(matches!(
+        outcome(Flags::RST),
+        ListenOutcome::Drop(DropReason::BadReset)
+    ));
+    assert!(matches!(
+        outcome(Flags::EMPTY),
+        ListenOutcome::Drop(DropReason::MissingAck)
+    ));
+    assert!(matches!(
+        outcome(Flags::SYN | Flags::FIN),
+        ListenOutcome::Drop(DropReason::BadFlags)
+    ));
+    for flags in [Flags::ACK, Flags::SYN | Flags::ACK, Flags::FIN | Flags::ACK] {
+        let ListenOutcome::Reset(reset) = outcome(flags) else {
+            panic!("{flags}")
+        };
+        assert_eq!((reset.flags, reset.seq), (Flags::RST, ISS_A));
+    }
 }

@@ -339,7 +339,7 @@ impl Pair {
         if !self.steps.is_multiple_of(every) {
             return;
         }
-        let side = if self.steps / every % 2 == 0 {
+        let side = if (self.steps / every).is_multiple_of(2) {
             Side::A
         } else {
             Side::B
