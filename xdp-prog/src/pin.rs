@@ -7,7 +7,8 @@
 //!
 //! `ip netns exec` gives every command a mount namespace and a /sys of its own: a pin in /sys/fs/bpf there is gone when the command
 //! ends, and no other process ever sees it. So every path operation here runs in a thread that has joined the mount namespace of
-//! pid 1. Where that is refused (a container without the right), the process's own namespace is used and [`Scope`] says so.
+//! pid 1. Where that is refused (pid 1 has rights that we lack), that of the oldest ancestor which lets us takes its place: whoever
+//! called `ip netns exec` is one. [`Scope`] says which it became.
 //!
 //! A lock, unlike a pid in a file, ends with its process, also by SIGKILL, and cannot be mistaken for that of a later process.
 
@@ -48,6 +49,12 @@ pub fn key(ifindex: u32) -> io::Result<String> {
 pub enum Scope {
     /// That of pid 1: every process of the host sees the pins.
     Host,
+    /// That of the oldest ancestor that could be joined: the pins outlive this process, and engines started from the same place see
+    /// them.
+    Ancestor {
+        /// The ancestor.
+        pid: u32,
+    },
     /// That of this process, for the reason given: other engines are noticed only by the program on the interface, and a dead
     /// engine's link cannot be taken over from another mount namespace.
     Process {
@@ -56,7 +63,7 @@ pub enum Scope {
     },
 }
 
-/// Runs `work` in a thread of its own inside pid 1's mount namespace, or this one's if that is refused.
+/// Runs `work` in a thread of its own inside the mount namespace that [`Scope`] names.
 ///
 /// A thread shares its root and working directory with the process, and the kernel lets only a thread that does not change its
 /// mount namespace: hence CLONE_FS, which also keeps the change from every other thread.
@@ -71,17 +78,44 @@ pub(crate) fn in_host_mounts<T: Send>(work: impl FnOnce(Scope) -> T + Send) -> T
 }
 
 fn join_host() -> Scope {
-    let joined = File::open("/proc/1/ns/mnt").and_then(|namespace| {
-        unshare(CloneFlags::CLONE_FS)?;
-        setns(namespace, CloneFlags::CLONE_NEWNS)?;
-        Ok(())
-    });
-    match joined {
-        Ok(()) => Scope::Host,
-        Err(error) => Scope::Process {
-            reason: format!("joining the mount namespace of pid 1: {error}"),
-        },
+    let refused = match join(1) {
+        Ok(()) => return Scope::Host,
+        Err(error) => error,
+    };
+    for pid in ancestors().into_iter().rev().filter(|pid| *pid != 1) {
+        if join(pid).is_ok() {
+            return Scope::Ancestor { pid };
+        }
     }
+    Scope::Process {
+        reason: format!("joining the mount namespace of pid 1: {refused}"),
+    }
+}
+
+fn join(pid: u32) -> io::Result<()> {
+    let namespace = File::open(format!("/proc/{pid}/ns/mnt"))?;
+    unshare(CloneFlags::CLONE_FS)?;
+    setns(namespace, CloneFlags::CLONE_NEWNS)?;
+    Ok(())
+}
+
+/// This process's parent, its parent, and so on, as far as `/proc` tells.
+fn ancestors() -> Vec<u32> {
+    let mut chain = Vec::new();
+    let mut next = Some(std::os::unix::process::parent_id());
+    while let Some(pid) = next.filter(|pid| *pid > 0 && !chain.contains(pid)) {
+        chain.push(pid);
+        next = fs::read_to_string(format!("/proc/{pid}/stat"))
+            .ok()
+            .and_then(|stat| parent_in(&stat));
+    }
+    chain
+}
+
+/// The fourth field of `/proc/<pid>/stat`; the second is a name in parentheses that may contain anything.
+fn parent_in(stat: &str) -> Option<u32> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// The engine's directory, locked, with its bpffs mounted. All methods belong into [`in_host_mounts`].
@@ -294,5 +328,24 @@ pub(crate) fn pin_error(step: &'static str, path: &Path) -> impl Fn(io::Error) -
         step,
         path: path.clone(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_hide_the_parent() {
+        assert_eq!(parent_in("77 (a) b (c)) S 42 77 77 0"), Some(42));
+        assert_eq!(parent_in("77 (cut off"), None);
+    }
+
+    #[test]
+    fn the_chain_begins_with_the_parent() {
+        assert_eq!(
+            ancestors().first(),
+            Some(&std::os::unix::process::parent_id())
+        );
     }
 }

@@ -23,7 +23,7 @@ fn attach_pins_link_and_maps_and_detach_leaves_nothing() -> Result<()> {
     assert!(
         matches!(
             (scope, host),
-            (Scope::Host, true) | (Scope::Process { .. }, false)
+            (Scope::Host, true) | (Scope::Ancestor { .. } | Scope::Process { .. }, false)
         ),
         "{scope:?}"
     );

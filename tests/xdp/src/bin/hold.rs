@@ -33,6 +33,7 @@ fn main() -> Result<()> {
     let mode = demux.mode().name();
     let scope = match demux.pin_scope() {
         Scope::Host => "host",
+        Scope::Ancestor { .. } => "ancestor",
         Scope::Process { .. } => "process",
     };
     let link = if demux.took_over() {
