@@ -56,7 +56,12 @@ pub(crate) struct DeviceArgs {
           value_parser = clap::value_parser!(u32).range(1..=256))]
     shards: u32,
     /// Cores for the shards, in their order, as in 2,3 [default: chosen by the engine]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Device")]
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        help_heading = "Device"
+    )]
     cores: Option<Vec<usize>>,
     /// RX rings of their own for single flows, per shard
     #[arg(long, value_name = "N", help_heading = "Device",
@@ -141,7 +146,8 @@ impl DeviceArgs {
 }
 
 fn number(text: &str, what: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("{text:?} is not a number of {what}"))
+    text.parse()
+        .map_err(|_| format!("{text:?} is not a number of {what}"))
 }
 
 fn pool_policy(text: &str) -> Result<PoolPolicy, String> {
@@ -157,9 +163,9 @@ fn idle_policy(text: &str) -> Result<IdlePolicy, String> {
     match text.split_once('=') {
         None if text == "spin" => Ok(IdlePolicy::Spin),
         None if text == "sleep" => Ok(IdlePolicy::Sleep),
-        Some(("spin-then-sleep", us)) => {
-            Ok(IdlePolicy::SpinThenSleep(Duration::from_micros(number(us, "microseconds")?)))
-        }
+        Some(("spin-then-sleep", us)) => Ok(IdlePolicy::SpinThenSleep(Duration::from_micros(
+            number(us, "microseconds")?,
+        ))),
         _ => Err("say spin, sleep or spin-then-sleep=MICROSECONDS".to_owned()),
     }
 }
@@ -225,7 +231,13 @@ pub(crate) struct Iperf3Args {
     #[arg(long, conflicts_with_all = ["server", "reverse"])]
     pub(crate) bidir: bool,
     /// Client: number of streams
-    #[arg(short = 'P', long, value_name = "N", default_value_t = 1, conflicts_with = "server")]
+    #[arg(
+        short = 'P',
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        conflicts_with = "server"
+    )]
     pub(crate) parallel: u32,
     /// Client: bytes of one write, as in 128K
     #[arg(short, long, value_name = "BYTES", value_parser = bytes, conflicts_with = "server")]
@@ -238,7 +250,13 @@ pub(crate) struct Iperf3Args {
           value_parser = clap::value_parser!(u16).range(88..=9216))]
     pub(crate) set_mss: Option<u16>,
     /// Client: seconds at the start that are shown and not counted
-    #[arg(short = 'O', long, value_name = "SECONDS", default_value_t = 0, conflicts_with = "server")]
+    #[arg(
+        short = 'O',
+        long,
+        value_name = "SECONDS",
+        default_value_t = 0,
+        conflicts_with = "server"
+    )]
     pub(crate) omit: u32,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
@@ -348,7 +366,10 @@ mod tests {
     #[test]
     fn policies_and_sizes_are_read() {
         assert_eq!(pool_policy("shared"), Ok(PoolPolicy::Shared));
-        assert_eq!(pool_policy("promote-after=0"), Ok(PoolPolicy::PromoteAfter(0)));
+        assert_eq!(
+            pool_policy("promote-after=0"),
+            Ok(PoolPolicy::PromoteAfter(0))
+        );
         assert!(pool_policy("promote-after=").is_err());
         assert!(pool_policy("shared=1").is_err());
         assert_eq!(idle_policy("spin"), Ok(IdlePolicy::Spin));
@@ -368,7 +389,9 @@ mod tests {
 
     fn device(arguments: &[&str]) -> Result<EngineConfig, String> {
         let line = ["bywash", "echo", "--dev", "veth0"].iter().chain(arguments);
-        let Command::Echo(echo) = Cli::parse_from(line).command else { panic!("not echo") };
+        let Command::Echo(echo) = Cli::parse_from(line).command else {
+            panic!("not echo")
+        };
         echo.device.engine()
     }
 

@@ -41,13 +41,23 @@ impl Echo {
         options: ConnOptions,
         listening: Sender<Result<(), ListenError>>,
     ) -> Self {
-        Self { port, options, listening, region: None, held: Vec::new() }
+        Self {
+            port,
+            options,
+            listening,
+            region: None,
+            held: Vec::new(),
+        }
     }
 
     /// Sends what is held. False: there is still no room.
     fn push_held<P: Port>(&mut self, cx: &mut Context<'_, P>, conn: ConnId) -> bool {
-        let Some(place) = self.held.get_mut(conn.index as usize) else { return true };
-        let Some(held) = place.as_mut().filter(|held| held.conn == conn) else { return true };
+        let Some(place) = self.held.get_mut(conn.index as usize) else {
+            return true;
+        };
+        let Some(held) = place.as_mut().filter(|held| held.conn == conn) else {
+            return true;
+        };
         match cx.send(conn, &held.bytes[held.sent..]) {
             Ok(n) => held.sent += n,
             // Closing: `Closed` follows.
@@ -75,7 +85,9 @@ impl Echo {
                 }
                 Ok(Recv::Empty) | Err(_) => return,
             };
-            let Ok(sent) = cx.send(conn, frame.bytes()) else { return };
+            let Ok(sent) = cx.send(conn, frame.bytes()) else {
+                return;
+            };
             if sent < frame.len() {
                 frame.advance(sent);
                 self.hold(conn, frame.lend());
@@ -94,7 +106,11 @@ impl Echo {
         if self.held.len() <= index {
             self.held.resize_with(index + 1, || None);
         }
-        self.held[index] = Some(Held { conn, bytes, sent: 0 });
+        self.held[index] = Some(Held {
+            conn,
+            bytes,
+            sent: 0,
+        });
     }
 }
 

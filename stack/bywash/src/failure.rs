@@ -79,7 +79,9 @@ mod tests {
 
     #[test]
     fn a_chain_is_one_line() {
-        let Failure::Failed(text) = Failure::from(Outer(Inner)) else { panic!("not Failed") };
+        let Failure::Failed(text) = Failure::from(Outer(Inner)) else {
+            panic!("not Failed")
+        };
         assert_eq!(text, "cannot open the device: no right: run as root");
     }
 

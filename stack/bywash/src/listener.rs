@@ -34,7 +34,10 @@ impl TcpListener {
     /// As [`bind`](Self::bind).
     pub fn bind_with(remote: &Remote, port: u16, options: ConnOptions) -> Result<Self, Failure> {
         let remote = remote.listen(port, options)?;
-        Ok(Self { remote, nonblocking: AtomicBool::new(false) })
+        Ok(Self {
+            remote,
+            nonblocking: AtomicBool::new(false),
+        })
     }
 
     /// The next connection, and the address of its peer.

@@ -24,8 +24,11 @@ fn serving(engine: &EngineDescription, port: u16) -> String {
         .filter(|address| !is_link_local(address))
         .map(|address| SocketAddr::new(*address, port).to_string())
         .collect();
-    let addresses =
-        if addresses.is_empty() { format!("port {port}") } else { addresses.join(" ") };
+    let addresses = if addresses.is_empty() {
+        format!("port {port}")
+    } else {
+        addresses.join(" ")
+    };
     let shards = engine.cores.len();
     format!(
         "serving {addresses} on {} ({} mode, {} XDP, {shards} shard{})",
@@ -45,11 +48,19 @@ fn is_link_local(address: &IpAddr) -> bool {
 
 /// The first address of a name, or the address that is written out, with or without brackets.
 pub(crate) fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
     let mut addresses = (bare, port).to_socket_addrs().map_err(|error| {
-        Failure::new(format!("{host} is neither an address nor a known name"), &error)
+        Failure::new(
+            format!("{host} is neither an address nor a known name"),
+            &error,
+        )
     })?;
-    addresses.next().ok_or_else(|| Failure::Failed(format!("{host} has no address")))
+    addresses
+        .next()
+        .ok_or_else(|| Failure::Failed(format!("{host} has no address")))
 }
 
 /// `64.0 MiB`
@@ -61,7 +72,11 @@ pub(crate) fn size(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+    if unit == 0 {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
 }
 
 /// `436.2 Mbit/s`
@@ -115,7 +130,9 @@ mod tests {
     #[test]
     fn hosts_are_addresses_with_or_without_brackets() {
         for host in ["fd00::1", "[fd00::1]"] {
-            let Ok(address) = resolve(host, 7) else { panic!("{host} did not resolve") };
+            let Ok(address) = resolve(host, 7) else {
+                panic!("{host} did not resolve")
+            };
             assert_eq!(address.to_string(), "[fd00::1]:7");
         }
     }

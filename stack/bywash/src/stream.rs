@@ -138,11 +138,10 @@ impl TcpStream {
         self.inner.remote.wait_drained(until(timeout))
     }
 
-    /// Resets the connection; it fails with `ConnectionAborted` for all clones.
-    pub fn abort(self) {
-        if let Some(inner) = Arc::into_inner(self.inner) {
-            inner.remote.abort();
-        }
+    /// Resets the connection (RST): what was written and not sent is lost, and all clones fail with
+    /// `ConnectionAborted`.
+    pub fn abort(&self) {
+        self.inner.remote.abort();
     }
 
     /// TCP_NODELAY: `true` switches Nagle's algorithm off.
@@ -205,7 +204,9 @@ impl TcpStream {
             self.inner.has_partial.store(false, Ordering::Relaxed);
             return Ok(Some(lease));
         }
-        self.inner.remote.next(self.patience(&self.inner.read_timeout))
+        self.inner
+            .remote
+            .next(self.patience(&self.inner.read_timeout))
     }
 
     fn patience(&self, timeout: &Mutex<Option<Duration>>) -> Patience {
@@ -223,7 +224,9 @@ impl Read for &TcpStream {
             return Ok(0);
         }
         let mut partial = lock(&self.inner.partial);
-        let Some(mut lease) = self.next_lease(&mut partial)? else { return Ok(0) };
+        let Some(mut lease) = self.next_lease(&mut partial)? else {
+            return Ok(0);
+        };
         let n = lease.len().min(buffer.len());
         buffer[..n].copy_from_slice(&lease[..n]);
         lease.advance(n);
@@ -237,7 +240,9 @@ impl Read for &TcpStream {
 
 impl Write for &TcpStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.inner.remote.write(bytes, self.patience(&self.inner.write_timeout))
+        self.inner
+            .remote
+            .write(bytes, self.patience(&self.inner.write_timeout))
     }
 
     /// What was written is on its way already; see [`TcpStream::wait_acknowledged`].

@@ -27,9 +27,16 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
     }
     println!("no root: running over the in-memory wire; no kernel, no NIC");
     println!("(both ends and their TCP share this one thread, so each figure pays for two)");
-    let config = ShardConfig { idle: IdlePolicy::Spin, ..ShardConfig::default() };
+    let config = ShardConfig {
+        idle: IdlePolicy::Spin,
+        ..ShardConfig::default()
+    };
     for reverse in [false, true] {
-        let way = if reverse { "10.0.0.1 -> 10.0.0.2" } else { "10.0.0.2 -> 10.0.0.1" };
+        let way = if reverse {
+            "10.0.0.1 -> 10.0.0.2"
+        } else {
+            "10.0.0.2 -> 10.0.0.1"
+        };
         println!("\nthroughput, {way}, {} s:", args.time);
         throughput(&config, args.time, reverse)?;
     }
@@ -39,7 +46,11 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
 
 fn throughput(config: &ShardConfig, seconds: u32, reverse: bool) -> Result<(), Failure> {
     // The client reports both ends; the server's own lines would say the same again.
-    let server = ServerOptions { port: IPERF_PORT, one_off: true, ..ServerOptions::default() };
+    let server = ServerOptions {
+        port: IPERF_PORT,
+        one_off: true,
+        ..ServerOptions::default()
+    };
     let server = Server::new(ServerState::new(server, Box::new(io::sink())));
     let options = ClientOptions {
         server: SocketAddr::new(ADDRESSES_A[0], IPERF_PORT),
@@ -51,7 +62,9 @@ fn throughput(config: &ShardConfig, seconds: u32, reverse: bool) -> Result<(), F
     let mut pair = MemoryPair::new(config, server, client)?;
     let limit = Duration::from_secs(u64::from(seconds)) + GRACE;
     if !pair.run_until(|_, client| client.outcome().is_some(), limit) {
-        return Err(Failure::Failed(format!("the test did not end within {limit:?}")));
+        return Err(Failure::Failed(format!(
+            "the test did not end within {limit:?}"
+        )));
     }
     pair.b.into_service().into_outcome()?;
     Ok(())
@@ -72,7 +85,9 @@ fn ping_pong(config: &ShardConfig, args: &DemoArgs) -> Result<(), Failure> {
     }
     let picture = picture(&pair)?;
     if !began || !pair.run_until(|_, pinger| pinger.outcome.is_some(), limit) {
-        return Err(Failure::Failed(format!("the ping-pong did not end within {limit:?}")));
+        return Err(Failure::Failed(format!(
+            "the ping-pong did not end within {limit:?}"
+        )));
     }
     let pinger = pair.b.service();
     if let Some(Err(error)) = &pinger.outcome {
@@ -95,10 +110,14 @@ fn picture<A: Service, B: Service>(pair: &MemoryPair<A, B>) -> Result<Vec<u8>, F
 
 fn kernel_ping_pong(target: &str, args: &DemoArgs) -> Result<(), Failure> {
     let Some((host, port)) = target.rsplit_once(':') else {
-        return Err(Failure::Usage(format!("--ping-pong {target}: say HOST:PORT")));
+        return Err(Failure::Usage(format!(
+            "--ping-pong {target}: say HOST:PORT"
+        )));
     };
     let Ok(port) = port.parse() else {
-        return Err(Failure::Usage(format!("--ping-pong {target}: {port:?} is not a port")));
+        return Err(Failure::Usage(format!(
+            "--ping-pong {target}: {port:?} is not a port"
+        )));
     };
     let times = ping::kernel(resolve(host, port)?, args.count, args.size as usize)?;
     println!("{}", ping::percentiles(&times));

@@ -32,11 +32,7 @@ pub(crate) fn percentiles(times: &Histogram<u64>) -> String {
 }
 
 /// From the kernel's TCP to an echo server, a tenth as often unmeasured before.
-pub(crate) fn kernel(
-    peer: SocketAddr,
-    count: u64,
-    size: usize,
-) -> Result<Histogram<u64>, Failure> {
+pub(crate) fn kernel(peer: SocketAddr, count: u64, size: usize) -> Result<Histogram<u64>, Failure> {
     let mut stream = TcpStream::connect_timeout(&peer, Duration::from_secs(5))
         .map_err(|error| Failure::new(format!("cannot connect to {peer}"), &error))?;
     stream.set_nodelay(true)?;
@@ -52,7 +48,10 @@ pub(crate) fn kernel(
             .map_err(|error| Failure::new(format!("{peer} does not echo"), &error))?;
         if answer != message {
             let error = io::Error::from(io::ErrorKind::InvalidData);
-            return Err(Failure::new(format!("{peer} sends back something else"), &error));
+            return Err(Failure::new(
+                format!("{peer} sends back something else"),
+                &error,
+            ));
         }
         if round >= count / 10 {
             times.saturating_record(start.elapsed().as_nanos() as u64);
@@ -116,7 +115,8 @@ impl Pinger {
                     }
                     self.left -= 1;
                     if self.left < self.measured {
-                        self.times.saturating_record(self.sent_at.elapsed().as_nanos() as u64);
+                        self.times
+                            .saturating_record(self.sent_at.elapsed().as_nanos() as u64);
                     }
                     if self.left == 0 {
                         self.outcome = Some(Ok(()));
@@ -127,7 +127,8 @@ impl Pinger {
                     self.ping(cx, conn);
                 }
                 Ok(Recv::End) => {
-                    self.outcome.get_or_insert(Err("the peer closed".to_owned()));
+                    self.outcome
+                        .get_or_insert(Err("the peer closed".to_owned()));
                     return;
                 }
                 // `Closed` follows and says why.
@@ -141,7 +142,10 @@ impl Service for Pinger {
     fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
         match event {
             Event::Started => {
-                let options = ConnOptions { nagle: Some(false), ..ConnOptions::default() };
+                let options = ConnOptions {
+                    nagle: Some(false),
+                    ..ConnOptions::default()
+                };
                 if let Err(error) = cx.connect(self.peer, options) {
                     self.outcome = Some(Err(error.to_string()));
                 }

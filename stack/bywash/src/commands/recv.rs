@@ -37,7 +37,12 @@ pub(crate) fn run(args: &RecvArgs) -> Result<(), Failure> {
     let stopped = stack.stop();
     let received = outcome?;
     stopped?;
-    Ok(transfer_line("received", received.bytes, received.time, &received.sha256)?)
+    Ok(transfer_line(
+        "received",
+        received.bytes,
+        received.time,
+        &received.sha256,
+    )?)
 }
 
 fn serve(
@@ -56,7 +61,9 @@ fn serve(
         // The worker's calls fail, and it removes the temporary file.
         stack.interrupt();
     }
-    let outcome = worker.join().map_err(|_| Failure::Failed("the receiving thread died".into()))?;
+    let outcome = worker
+        .join()
+        .map_err(|_| Failure::Failed("the receiving thread died".into()))?;
     match (outcome, signal) {
         (Err(_), Some(signal)) => Err(Failure::Interrupted(signal)),
         (outcome, _) => outcome,
@@ -70,9 +77,9 @@ fn receive(listener: TcpListener, mut target: Target) -> Result<Received, Failur
     let start = Instant::now();
     let mut hash = Sha256::new();
     let mut bytes = 0;
-    while let Some(lease) =
-        stream.read_lease().map_err(|error| Failure::new(format!("receiving from {peer}"), &error))?
-    {
+    // The failure of a connection names the peer.
+    let from_peer = |error: io::Error| Failure::new("receiving", &error);
+    while let Some(lease) = stream.read_lease().map_err(from_peer)? {
         hash.update(&*lease);
         target.write(&lease)?;
         bytes += lease.len() as u64;
@@ -86,7 +93,11 @@ fn receive(listener: TcpListener, mut target: Target) -> Result<Received, Failur
         // The peer has sent everything and its FIN: what becomes of ours changes nothing.
         tracing::debug!(%peer, %error, "our close was not acknowledged");
     }
-    Ok(Received { bytes, time, sha256: hash.finalize().into() })
+    Ok(Received {
+        bytes,
+        time,
+        sha256: hash.finalize().into(),
+    })
 }
 
 /// FILE while it is not complete. Dropped before it is, it leaves nothing behind.
@@ -111,11 +122,24 @@ impl Target {
                 return Err(cannot(&io::ErrorKind::IsADirectory.into()));
             }
             Ok(metadata) if !metadata.is_file() => {
-                let file = OpenOptions::new().write(true).open(path).map_err(|e| cannot(&e))?;
-                return Ok(Self { path: path.to_owned(), temporary: None, file, done: false });
+                let file = OpenOptions::new()
+                    .write(true)
+                    .open(path)
+                    .map_err(|e| cannot(&e))?;
+                return Ok(Self {
+                    path: path.to_owned(),
+                    temporary: None,
+                    file,
+                    done: false,
+                });
             }
             // A file that may not be written must not be replaced either.
-            Ok(_) => drop(OpenOptions::new().write(true).open(path).map_err(|e| cannot(&e))?),
+            Ok(_) => drop(
+                OpenOptions::new()
+                    .write(true)
+                    .open(path)
+                    .map_err(|e| cannot(&e))?,
+            ),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(cannot(&error)),
         }
@@ -131,7 +155,12 @@ impl Target {
             .create_new(true)
             .open(&temporary)
             .map_err(|error| cannot(&error))?;
-        Ok(Self { path: path.to_owned(), temporary: Some(temporary), file, done: false })
+        Ok(Self {
+            path: path.to_owned(),
+            temporary: Some(temporary),
+            file,
+            done: false,
+        })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -147,7 +176,9 @@ impl Target {
             self.file
                 .sync_all()
                 .and_then(|()| fs::rename(temporary, &self.path))
-                .map_err(|error| Failure::new(format!("writing {}", self.path.display()), &error))?;
+                .map_err(|error| {
+                    Failure::new(format!("writing {}", self.path.display()), &error)
+                })?;
         }
         self.done = true;
         Ok(())

@@ -41,15 +41,19 @@ pub(crate) fn run(args: &SendArgs) -> Result<(), Failure> {
     let progress = progress(metadata.len());
     let stack = Stack::start(config)?;
     let remote = stack.remote().clone();
-    let worker = std::thread::Builder::new().name("bywash-send".to_owned()).spawn({
-        let progress = progress.clone();
-        move || send(&remote, peer, file, &what, &progress)
-    })?;
+    let worker = std::thread::Builder::new()
+        .name("bywash-send".to_owned())
+        .spawn({
+            let progress = progress.clone();
+            move || send(&remote, peer, file, &what, &progress)
+        })?;
     let signal = interrupt.wait_until(|| worker.is_finished());
     if signal.is_some() {
         stack.interrupt();
     }
-    let outcome = worker.join().map_err(|_| Failure::Failed("the sending thread died".into()));
+    let outcome = worker
+        .join()
+        .map_err(|_| Failure::Failed("the sending thread died".into()));
     progress.finish_and_clear();
     let stopped = stack.stop();
     let sent = match (outcome?, signal) {
@@ -65,9 +69,8 @@ fn progress(bytes: u64) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template(
-        "{bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
-    );
+    let style =
+        ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}");
     let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
     match style {
         Ok(style) => bar.with_style(style),
@@ -85,9 +88,9 @@ fn send(
     what: &str,
     progress: &ProgressBar,
 ) -> Result<Sent, Failure> {
-    let mut stream = TcpStream::connect(remote, peer)
-        .map_err(|error| Failure::new(format!("cannot connect to {peer}"), &error))?;
-    let to_peer = |error: io::Error| Failure::new(format!("sending to {peer}"), &error);
+    let mut stream =
+        TcpStream::connect(remote, peer).map_err(|error| Failure::new("cannot connect", &error))?;
+    let to_peer = |error: io::Error| Failure::new("sending", &error);
     let start = Instant::now();
     let mut hash = Sha256::new();
     let mut bytes = 0;
@@ -112,7 +115,11 @@ fn send(
     stream.wait_acknowledged(None).map_err(to_peer)?;
     let time = start.elapsed();
     wait_for_close(&stream, peer);
-    Ok(Sent { bytes, time, sha256: hash.finalize().into() })
+    Ok(Sent {
+        bytes,
+        time,
+        sha256: hash.finalize().into(),
+    })
 }
 
 /// Leaves the peer time to close, so that it does not meet a reset at the engine's end. All is

@@ -37,7 +37,11 @@ pub(crate) fn run(args: &SsArgs) -> Result<(), Failure> {
         }
     }
     out.flush()?;
-    if silent { Err(Failure::Reported) } else { Ok(()) }
+    if silent {
+        Err(Failure::Reported)
+    } else {
+        Ok(())
+    }
 }
 
 fn engine(out: &mut impl Write, report: &EngineReport) -> io::Result<()> {
@@ -86,7 +90,17 @@ pub(crate) fn shard(out: &mut impl Write, shard: &ShardReport) -> io::Result<()>
         writeln!(
             out,
             "    {:<11} {:<28} {:<28} {:>5} {:>8} {:>9} {:>9} {:>9} {:>6} {:>9} {:>9}",
-            "STATE", "LOCAL", "PEER", "POOL", "RTT", "CWND", "UNACKED", "UNSENT", "RETR", "IN", "OUT",
+            "STATE",
+            "LOCAL",
+            "PEER",
+            "POOL",
+            "RTT",
+            "CWND",
+            "UNACKED",
+            "UNSENT",
+            "RETR",
+            "IN",
+            "OUT",
         )?;
     }
     for conn in &shard.connections {
@@ -96,7 +110,9 @@ pub(crate) fn shard(out: &mut impl Write, shard: &ShardReport) -> io::Result<()>
 }
 
 fn connection(out: &mut impl Write, conn: &ConnectionReport) -> io::Result<()> {
-    let pool = conn.pool.map_or_else(|| "-".to_owned(), |pool| pool.to_string());
+    let pool = conn
+        .pool
+        .map_or_else(|| "-".to_owned(), |pool| pool.to_string());
     writeln!(
         out,
         "    {:<11} {:<28} {:<28} {pool:>5} {:>8} {:>9} {:>9} {:>9} {:>6} {:>9} {:>9}",
@@ -119,7 +135,13 @@ fn counters<'a>(
     title: &str,
     all: impl Iterator<Item = (&'a String, &'a u64)>,
 ) -> io::Result<()> {
-    let shown: Vec<String> =
-        all.filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {n}")).collect();
-    if shown.is_empty() { Ok(()) } else { writeln!(out, "{title}: {}", shown.join(", ")) }
+    let shown: Vec<String> = all
+        .filter(|(_, n)| **n > 0)
+        .map(|(name, n)| format!("{name} {n}"))
+        .collect();
+    if shown.is_empty() {
+        Ok(())
+    } else {
+        writeln!(out, "{title}: {}", shown.join(", "))
+    }
 }

@@ -11,7 +11,7 @@ use bywash_tcp::Readiness;
 use bywash_xsk::{LeaseDesc, RxLease};
 
 use super::link::{ListenerShared, ShardLink, Shared};
-use super::message::{Accepted, Command, Failure, StreamEvent};
+use super::message::{Accepted, Command, Failure, FailureCode, StreamEvent};
 use super::slot::{Addresses, Slot, Status};
 
 /// How long a call may wait.
@@ -100,7 +100,7 @@ pub struct RemoteStream {
     slot: Arc<Slot>,
     /// `StreamEvent::End` was taken from the queue.
     ended: AtomicBool,
-    /// `abort` took the place of the closing command.
+    /// `Abort` was the last command.
     aborted: AtomicBool,
     error_taken: AtomicBool,
 }
@@ -248,9 +248,14 @@ impl RemoteStream {
         })?)
     }
 
-    /// Resets the connection (RST); what was written and not sent is lost.
-    pub fn abort(self) {
-        self.aborted.store(true, Ordering::Relaxed);
+    /// Resets the connection (RST); what was written and not sent is lost. Further calls fail.
+    pub fn abort(&self) {
+        if !self.aborted.swap(true, Ordering::Relaxed) {
+            let failure = Failure::new(FailureCode::Aborted, "the connection was aborted here");
+            self.slot.fail(failure);
+            // A shard that is gone has closed everything already.
+            let _ = self.link.send(Command::Abort { conn: self.slot.id });
+        }
     }
 
     /// Local and remote address.
@@ -292,14 +297,10 @@ fn without_error(ready: Readiness) -> Readiness {
 
 impl Drop for RemoteStream {
     fn drop(&mut self) {
-        let conn = self.slot.id;
-        let last = if self.aborted.load(Ordering::Relaxed) {
-            Command::Abort { conn }
-        } else {
-            Command::Close { conn }
-        };
-        // A shard that is gone has closed everything already.
-        let _ = self.link.send(last);
+        if !self.aborted.load(Ordering::Relaxed) {
+            // A shard that is gone has closed everything already.
+            let _ = self.link.send(Command::Close { conn: self.slot.id });
+        }
     }
 }
 

@@ -132,7 +132,7 @@ impl ShardLink {
     /// Takes a place for a new connection.
     pub(super) fn allocate(&self) -> Result<Arc<Slot>, Failure> {
         let mut table = lock(&self.table);
-        if self.gone.load(Ordering::Relaxed) {
+        if self.is_gone() {
             return Err(Failure::stopped());
         }
         let index = match table.free.pop() {
@@ -181,6 +181,11 @@ impl ShardLink {
             place.generation = place.generation.wrapping_add(1);
             table.free.push(id.index);
         }
+    }
+
+    /// Whether the service has ended.
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 
     pub(super) fn lease_lent(&self) {
@@ -335,6 +340,10 @@ impl Remote {
         };
         // From here on its drop tells the shards, also if one of them refuses.
         let listener = RemoteListener::new(Arc::clone(&self.shared), Arc::clone(&shared));
+        // A service that ends after this look finds the listener in the table, and tells it.
+        if self.shared.links.iter().any(|link| link.is_gone()) {
+            return Err(Failure::stopped());
+        }
         for link in &self.shared.links {
             link.send(Command::Listen {
                 listener: shared.index,

@@ -13,9 +13,26 @@ const MTU: u16 = 4096 - 256 - 18;
 
 /// Drivers with AF_XDP zero copy in Linux 6.18 (NETDEV_XDP_ACT_XSK_ZEROCOPY).
 const ZERO_COPY: [&str; 20] = [
-    "bonding", "tsnep", "fsl_dpaa2_eth", "gve", "i40e", "ice", "igb", "igc", "ixgbe", "ixgbevf",
-    "idpf", "rvu_nicpf", "rvu_nicvf", "mlx5_core", "mlx5", "nfp", "stmmac", "st_gmac",
-    "dwmac-intel", "virtio_net",
+    "bonding",
+    "tsnep",
+    "fsl_dpaa2_eth",
+    "gve",
+    "i40e",
+    "ice",
+    "igb",
+    "igc",
+    "ixgbe",
+    "ixgbevf",
+    "idpf",
+    "rvu_nicpf",
+    "rvu_nicvf",
+    "mlx5_core",
+    "mlx5",
+    "nfp",
+    "stmmac",
+    "st_gmac",
+    "dwmac-intel",
+    "virtio_net",
 ];
 
 /// Drivers whose peer's kernel hands over packets with only the pseudo-header summed.
@@ -26,7 +43,11 @@ pub(super) fn look(findings: &mut Findings, name: &str) {
         Ok(device) => device,
         Err(error) => {
             // The text has the remedy.
-            findings.fail("device", error.to_string(), "see above; `ip link` lists what there is");
+            findings.fail(
+                "device",
+                error.to_string(),
+                "see above; `ip link` lists what there is",
+            );
             return;
         }
     };
@@ -53,7 +74,11 @@ fn identity(findings: &mut Findings, device: &Device) {
     if device.carrier {
         findings.ok("device", text);
     } else {
-        findings.warn("device", format!("{text}; no carrier"), "plug the cable in, or set the peer up");
+        findings.warn(
+            "device",
+            format!("{text}; no carrier"),
+            "plug the cable in, or set the peer up",
+        );
     }
 }
 
@@ -79,7 +104,10 @@ fn mtu(findings: &mut Findings, device: &Device) {
         findings.fail(
             "mtu",
             format!("{} bytes are beyond single-buffer XDP", device.mtu),
-            format!("ip link set {} mtu {MTU} (veth: its peer as well, and at most 3498)", device.name),
+            format!(
+                "ip link set {} mtu {MTU} (veth: its peer as well, and at most 3498)",
+                device.name
+            ),
         );
     }
 }
@@ -94,7 +122,10 @@ fn driver(findings: &mut Findings, device: &Device) {
         return;
     };
     if ZERO_COPY.contains(&driver) {
-        findings.ok("driver", format!("{driver}: zero copy, where queue and kernel allow it"));
+        findings.ok(
+            "driver",
+            format!("{driver}: zero copy, where queue and kernel allow it"),
+        );
     } else {
         findings.warn(
             "driver",
@@ -144,7 +175,9 @@ fn attached(ifindex: u32, requests: &mut Requests) -> Result<Option<String>, Net
     });
     let (mut mode, mut id) = (None, None);
     for attribute in attributes.flatten() {
-        let LinkAttribute::Xdp(xdp) = attribute else { continue };
+        let LinkAttribute::Xdp(xdp) = attribute else {
+            continue;
+        };
         for one in xdp {
             match one {
                 LinkXdp::Attached(XdpAttached::None) => {}
@@ -168,13 +201,19 @@ fn neighbours(findings: &mut Findings, device: &Device, requests: &mut Requests)
     let answers = match requests.dump(&question) {
         Ok(answers) => answers,
         Err(error) => {
-            findings.warn("neighbours", format!("cannot be read: {error}"), "ip neighbour show");
+            findings.warn(
+                "neighbours",
+                format!("cannot be read: {error}"),
+                "ip neighbour show",
+            );
             return;
         }
     };
     let (mut known, mut failed) = (0, 0);
     for answer in answers {
-        let RouteNetlinkMessage::NewNeighbour(entry) = answer else { continue };
+        let RouteNetlinkMessage::NewNeighbour(entry) = answer else {
+            continue;
+        };
         if entry.header.ifindex != device.ifindex {
             continue;
         }
@@ -185,7 +224,10 @@ fn neighbours(findings: &mut Findings, device: &Device, requests: &mut Requests)
         }
     }
     if failed == 0 {
-        findings.ok("neighbours", format!("{known} known; others are resolved when needed"));
+        findings.ok(
+            "neighbours",
+            format!("{known} known; others are resolved when needed"),
+        );
     } else {
         findings.warn(
             "neighbours",

@@ -50,7 +50,10 @@ fn kernel(findings: &mut Findings) {
         None => findings.warn(
             "kernel",
             format!("the version {release:?} says nothing to us"),
-            format!("make sure that it is Linux {}.{} or newer", KERNEL.0, KERNEL.1),
+            format!(
+                "make sure that it is Linux {}.{} or newer",
+                KERNEL.0, KERNEL.1
+            ),
         ),
     }
 }
@@ -96,7 +99,11 @@ fn memlock(findings: &mut Findings, capabilities: u64) {
         }
         Ok((soft, _)) => findings.fail(
             "memlock",
-            format!("locked memory only up to {} KiB: a shard needs {} MiB", soft >> 10, SHARD_BYTES >> 20),
+            format!(
+                "locked memory only up to {} KiB: a shard needs {} MiB",
+                soft >> 10,
+                SHARD_BYTES >> 20
+            ),
             "ulimit -l unlimited, LimitMEMLOCK=infinity in a unit, or CAP_IPC_LOCK",
         ),
         Err(error) => findings.warn(
@@ -108,7 +115,10 @@ fn memlock(findings: &mut Findings, capabilities: u64) {
 }
 
 fn jit(findings: &mut Findings) {
-    match fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").as_deref().map(str::trim) {
+    match fs::read_to_string("/proc/sys/net/core/bpf_jit_enable")
+        .as_deref()
+        .map(str::trim)
+    {
         Ok("0") => findings.warn(
             "bpf-jit",
             "BPF programs are interpreted: the demultiplexer is several times slower",
@@ -125,7 +135,9 @@ fn mounts(findings: &mut Findings) {
         Ok(_) => findings.ok("mounts", format!("pins go under {RUN_DIR} of the host")),
         Err(error) => findings.warn(
             "mounts",
-            format!("the host's mount namespace cannot be joined ({error}): pins end with this one"),
+            format!(
+                "the host's mount namespace cannot be joined ({error}): pins end with this one"
+            ),
             "run outside a container, or share the host's pid namespace with it",
         ),
     }
@@ -138,7 +150,10 @@ fn cores(findings: &mut Findings) {
             "one core: a spinning shard competes with the kernel and the application for it",
             "allow more cores (taskset, cpuset), or run with --idle sleep",
         ),
-        Ok(n) => findings.ok("cores", format!("{n} cores for this process; a shard takes one")),
+        Ok(n) => findings.ok(
+            "cores",
+            format!("{n} cores for this process; a shard takes one"),
+        ),
         Err(error) => findings.warn(
             "cores",
             format!("their number cannot be read: {error}"),
@@ -150,12 +165,19 @@ fn cores(findings: &mut Findings) {
 fn local_ports(findings: &mut Findings) {
     let (first, last) = (*LOCAL_PORTS.start(), *LOCAL_PORTS.end());
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut kernel = text.split_whitespace().map_while(|word| word.parse::<u16>().ok());
+    let mut kernel = text
+        .split_whitespace()
+        .map_while(|word| word.parse::<u16>().ok());
     match (kernel.next(), kernel.next()) {
         (Some(from), Some(to)) if from <= last && first <= to => findings.warn(
             "local-ports",
-            format!("our range for active opens, {first}-{last}, overlaps the kernel's {from}-{to}"),
-            format!("sysctl net.ipv4.ip_local_port_range=\"32768 {}\"", first - 1),
+            format!(
+                "our range for active opens, {first}-{last}, overlaps the kernel's {from}-{to}"
+            ),
+            format!(
+                "sysctl net.ipv4.ip_local_port_range=\"32768 {}\"",
+                first - 1
+            ),
         ),
         (Some(from), Some(to)) => findings.ok(
             "local-ports",

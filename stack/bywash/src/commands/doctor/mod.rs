@@ -53,7 +53,12 @@ impl Findings {
     }
 
     fn add(&mut self, check: &'static str, level: Level, text: String, remedy: Option<String>) {
-        self.0.push(Finding { check, level, text, remedy });
+        self.0.push(Finding {
+            check,
+            level,
+            text,
+            remedy,
+        });
     }
 }
 
@@ -67,7 +72,10 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<(), Failure> {
         "our ports bypass nftables, conntrack and packet taps on this host",
         "filter them before this host, and capture at the peer; ss and tcpdump here do not show them",
     );
-    let failed = findings.0.iter().any(|finding| finding.level == Level::Fail);
+    let failed = findings
+        .0
+        .iter()
+        .any(|finding| finding.level == Level::Fail);
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &findings.0)?;
@@ -76,7 +84,11 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<(), Failure> {
         table(&mut out, &findings)?;
     }
     out.flush()?;
-    if failed { Err(Failure::Reported) } else { Ok(()) }
+    if failed {
+        Err(Failure::Reported)
+    } else {
+        Ok(())
+    }
 }
 
 fn table(out: &mut impl Write, findings: &Findings) -> io::Result<()> {

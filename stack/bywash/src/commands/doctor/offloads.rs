@@ -7,17 +7,35 @@ use super::Findings;
 /// An offload that changes what reaches XDP: its name at `ethtool -k`, what it does, and the
 /// argument that switches it off.
 const HARMFUL: [(&str, &str, &str); 3] = [
-    ("large-receive-offload", "merges packets before XDP sees them", "lro off"),
-    ("rx-gro-hw", "merges packets before XDP sees them", "rx-gro-hw off"),
-    ("rx-vlan-offload", "takes VLAN tags out of the packets that XDP sees", "rxvlan off"),
+    (
+        "large-receive-offload",
+        "merges packets before XDP sees them",
+        "lro off",
+    ),
+    (
+        "rx-gro-hw",
+        "merges packets before XDP sees them",
+        "rx-gro-hw off",
+    ),
+    (
+        "rx-vlan-offload",
+        "takes VLAN tags out of the packets that XDP sees",
+        "rxvlan off",
+    ),
 ];
 
 pub(super) fn look(findings: &mut Findings, name: &str) {
     let output = match Command::new("ethtool").args(["-k", name]).output() {
         Ok(output) if output.status.success() => output,
         Ok(output) => {
-            let text = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ");
-            findings.warn("offloads", format!("ethtool -k {name}: {text}"), "see `device` above");
+            let text = String::from_utf8_lossy(&output.stderr)
+                .trim()
+                .replace('\n', " ");
+            findings.warn(
+                "offloads",
+                format!("ethtool -k {name}: {text}"),
+                "see `device` above",
+            );
             return;
         }
         Err(error) => {
@@ -34,11 +52,18 @@ pub(super) fn look(findings: &mut Findings, name: &str) {
     for (feature, what, off) in HARMFUL {
         if on.iter().any(|name| name == feature) {
             harm = true;
-            findings.warn("offloads", format!("{feature} is on: it {what}"), format!("ethtool -K {name} {off}"));
+            findings.warn(
+                "offloads",
+                format!("{feature} is on: it {what}"),
+                format!("ethtool -K {name} {off}"),
+            );
         }
     }
     if !harm {
-        findings.ok("offloads", "nothing merges packets or takes tags out of them before XDP");
+        findings.ok(
+            "offloads",
+            "nothing merges packets or takes tags out of them before XDP",
+        );
     }
 }
 
@@ -60,6 +85,13 @@ mod tests {
         let text = "Features for veth0:\nrx-checksumming: on\n\ttx-checksum-ip-generic: on\n\
                     large-receive-offload: off [fixed]\nrx-vlan-offload: on [fixed]\n";
         let on = enabled(text);
-        assert_eq!(on, ["rx-checksumming", "tx-checksum-ip-generic", "rx-vlan-offload"]);
+        assert_eq!(
+            on,
+            [
+                "rx-checksumming",
+                "tx-checksum-ip-generic",
+                "rx-vlan-offload"
+            ]
+        );
     }
 }
