@@ -125,10 +125,12 @@ impl Inbox {
         let Some(text) = self.bytes.get(4..end) else {
             return Ok(None);
         };
-        let value = serde_json::from_slice(text).map_err(|error| ProtocolError::BadJson {
-            what,
-            cause: error.to_string(),
-        })?;
+        let bad = |cause: String| ProtocolError::BadJson { what, cause };
+        // serde would also take an array of the fields' values.
+        if text.trim_ascii_start().first() != Some(&b'{') {
+            return Err(bad("not a JSON object".to_owned()));
+        }
+        let value = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
         self.bytes.drain(..end);
         Ok(Some(value))
     }

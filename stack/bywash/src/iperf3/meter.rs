@@ -103,14 +103,15 @@ impl Meter {
     }
 
     /// Whether the time since the last interval is worth a line: something moved, or it was at least a
-    /// tenth of the interval `every_ns`. (A test that ends just behind an interval would show an empty one.)
+    /// tenth of the interval `every_ns`. (A test that ends just behind an interval would show an empty
+    /// one; one that ends in the same turn has no length, and so no rate.)
     pub fn is_worth_showing(&self, now: Time, every_ns: u64, samples: &[Sample]) -> bool {
-        let moved = self
-            .streams
-            .iter()
-            .zip(samples)
+        let elapsed = now.since(self.previous).as_nanos();
+        let pairs = self.streams.iter().zip(samples);
+        let moved = pairs
+            .into_iter()
             .any(|(stream, sample)| sample.bytes > stream.previous.bytes);
-        moved || now.since(self.previous).as_nanos() * 10 >= every_ns
+        elapsed.saturating_mul(10) >= every_ns || (moved && elapsed > 0)
     }
 
     /// Closes the interval that began at the last call.
@@ -305,5 +306,6 @@ mod tests {
         assert!(!meter.is_worth_showing(at(1050), second, &[sample(10, 0)]));
         assert!(meter.is_worth_showing(at(1050), second, &[sample(11, 0)]));
         assert!(meter.is_worth_showing(at(1100), second, &[sample(10, 0)]));
+        assert!(!meter.is_worth_showing(at(1000), second, &[sample(11, 0)]));
     }
 }

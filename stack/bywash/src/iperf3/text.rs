@@ -318,7 +318,7 @@ mod tests {
         );
         let names: Vec<&str> = lines
             .lines()
-            .map(|line| line.split("  ").next().unwrap_or(line))
+            .map(|line| line.get(..11).unwrap_or(line))
             .collect();
         assert_eq!(
             names[1..],
