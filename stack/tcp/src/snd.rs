@@ -381,7 +381,8 @@ impl<P: Payload> SendQueue<P> {
 
     /// Drops everything (the connection is over).
     pub(crate) fn clear(&mut self) {
-        self.records.clear();
+        // The memory too: a connection may stay in TIME-WAIT for long.
+        self.records = VecDeque::new();
         self.una = self.nxt;
         self.sent = 0;
         self.lost_hint = 0;
@@ -424,7 +425,7 @@ impl<P: Payload> SendQueue<P> {
         queue.delivery = Code::load(input)?;
         let count = input.count()?;
         let sent = u32::load(input)? as usize;
-        if sent > count {
+        if sent > count || (sent == 0 && una != nxt) {
             return Err(SnapshotError::Corrupt);
         }
         let mut seq = una;

@@ -101,6 +101,8 @@ impl NewReno {
     }
 
     pub(super) fn on_established(&mut self, mss: u32, syn_lost: bool) {
+        // A SYN that was lost says nothing of the path's capacity: the threshold is high again (as in Linux).
+        self.ssthresh = u32::MAX;
         // RFC 5681 3.1: after a lost SYN one segment.
         self.cwnd = if syn_lost { mss } else { initial_window(mss) };
     }

@@ -104,6 +104,11 @@ fn a_lost_syn_is_sent_again_after_one_second_then_two() {
         1448,
         "RFC 5681: one segment after a lost SYN"
     );
+    assert_eq!(
+        pair.a.tcp().info().ssthresh,
+        u32::MAX,
+        "but slow start goes on"
+    );
 }
 
 #[test]
