@@ -168,9 +168,11 @@ impl<P: Payload> Connection<P> {
         }
     }
 
-    /// ABORT (RFC 9293 3.10.5): everything queued is dropped, and the peer gets a RST from `poll_transmit`.
+    /// ABORT (RFC 9293 3.10.5): everything queued is dropped, also what may still be read of a connection that is over, and
+    /// the peer gets a RST from `poll_transmit`.
     pub fn abort(&mut self) {
         self.abort_with_reset();
+        self.rcv.clear(true);
     }
 
     /// Whether the connection is over and nothing is left to send. Data that arrived before may still be read; the owner

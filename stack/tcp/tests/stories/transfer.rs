@@ -27,7 +27,7 @@ fn both_ways(mut pair: Pair, len: usize, seed: u64) -> Pair {
     );
     // On a very bad network time-outs outlast TIME-WAIT: the peer is gone before its last ACK gets through, and our FIN,
     // whose data it has read, meets a RST.
-    let bad = pair.network.faults.loss >= 100;
+    let bad = pair.network.faults.loss + pair.network.faults.corruption >= 50;
     let ends = [pair.a.closed(), pair.b.closed()].map(Option::unwrap);
     let good = match ends {
         [CloseReason::Finished, CloseReason::Finished] => true,
