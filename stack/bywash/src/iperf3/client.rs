@@ -302,10 +302,10 @@ impl Client {
             return self.flush(cx);
         }
         self.greet(cx, conn);
-        if let Some(&index) = self.by_conn.get(&conn) {
-            if self.streams[index].cell.is_sender() {
-                self.send(cx, index);
-            }
+        if let Some(&index) = self.by_conn.get(&conn)
+            && self.streams[index].cell.is_sender()
+        {
+            self.send(cx, index);
         }
     }
 

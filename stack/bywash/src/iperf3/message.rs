@@ -455,7 +455,8 @@ mod tests {
 
     #[test]
     fn tests_that_are_not_served_are_refused_with_a_reason() {
-        let cases: [(fn(&mut Parameters), &str); 6] = [
+        type Spoil = fn(&mut Parameters);
+        let cases: [(Spoil, &str); 6] = [
             (|p| p.udp = true, "UDP"),
             (|p| p.len = MAX_LENGTH + 1, "len"),
             (|p| p.parallel = 0, "parallel 0"),

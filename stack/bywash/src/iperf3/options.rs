@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn each_option_out_of_range_is_named() {
-        let cases: [(&str, fn(&mut ClientOptions)); 10] = [
+        type Spoil = fn(&mut ClientOptions);
+        let cases: [(&str, Spoil); 10] = [
             ("-p", |o| o.server.set_port(0)),
             ("-l", |o| o.length = 0),
             ("-l", |o| o.length = MAX_LENGTH + 1),

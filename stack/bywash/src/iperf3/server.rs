@@ -186,6 +186,8 @@ impl Server {
         cell: Arc<StreamCell>,
         rest: &[u8],
     ) {
+        // Another shard may have ended a test whose streams are still here.
+        self.follow_phase(cx);
         let Some(parameters) = test.parameters() else {
             return;
         };
@@ -279,11 +281,11 @@ impl Server {
 
     fn on_closed<P: Port>(&mut self, cx: &mut Context<'_, P>, conn: ConnId) {
         self.guests.remove(&conn);
-        if let Some(local) = &mut self.local {
-            if local.by_conn.remove(&conn).is_some() {
-                // Its counts stay in its cell; the control connection tells what happened.
-                local.test.note_closed(1);
-            }
+        if let Some(local) = &mut self.local
+            && local.by_conn.remove(&conn).is_some()
+        {
+            // Its counts stay in its cell; the control connection tells what happened.
+            local.test.note_closed(1);
         }
         if self
             .conductor
@@ -318,12 +320,13 @@ impl Server {
         }
         self.start_when_complete(cx);
         self.follow_phase(cx);
-        if let Some(local) = &mut self.local {
-            if self.conductor.is_none() && now.since(local.published).as_nanos() >= PUBLISH_NS {
-                local.published = now;
-                for stream in local.by_conn.values() {
-                    stream.publish(cx);
-                }
+        if let Some(local) = &mut self.local
+            && self.conductor.is_none()
+            && now.since(local.published).as_nanos() >= PUBLISH_NS
+        {
+            local.published = now;
+            for stream in local.by_conn.values() {
+                stream.publish(cx);
             }
         }
         self.conductor_upkeep(cx);

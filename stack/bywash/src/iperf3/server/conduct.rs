@@ -414,11 +414,11 @@ impl Server {
     /// Someone was stopped in the middle: shows what there is.
     fn on_terminated<P: Port>(&mut self, cx: &mut Context<'_, P>, text: &str) {
         let now = cx.now();
-        if let Some(conductor) = &mut self.conductor {
-            if conductor.is_running() {
-                conductor.ended_at = now;
-                self.close_meter(cx);
-            }
+        if let Some(conductor) = &mut self.conductor
+            && conductor.is_running()
+        {
+            conductor.ended_at = now;
+            self.close_meter(cx);
         }
         if let Some(outcome) = self
             .conductor
