@@ -28,6 +28,7 @@
 
 mod handle;
 mod link;
+mod local;
 mod message;
 mod seams;
 mod service;

@@ -1,69 +1,25 @@
 //! The shard's end: a [`Service`] that does what other threads ask.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bywash_tcp::{CloseReason, State};
+use bywash_tcp::State;
 use bywash_xsk::Port;
 use crossbeam::channel::Receiver;
 
 use super::link::{ListenerShared, ShardLink, Shared};
+use super::local::{Finish, Pending, Remote, outcome};
 use super::message::{
     Accepted, Command, Failure, FailureCode, ListenerIndex, RemoteId, StreamEvent,
 };
-use super::slot::{Slot, Status};
+use super::slot::Status;
 use crate::context::{ConnOptions, Context};
 use crate::service::{ConnId, Event, ListenerId, Recv, Service};
 
 /// Commands done in one turn; the rest waits, so that a flood of them cannot hold up ingress.
 const COMMAND_BUDGET: usize = 256;
-
-/// What the application asked of our direction, once everything written before has been sent.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Finish {
-    Open,
-    Shutdown,
-    Close,
-}
-
-/// A chunk that a `Write` command named, and how much of it has been sent.
-struct Pending {
-    chunk: u32,
-    len: usize,
-    sent: usize,
-}
-
-/// What the shard keeps of a remote connection.
-struct Remote {
-    slot: Arc<Slot>,
-    /// `None` once the connection is gone, or before it could begin.
-    conn: Option<ConnId>,
-    remote: Option<SocketAddr>,
-    pending: VecDeque<Pending>,
-    finish: Finish,
-    /// The finish has been handed to TCP.
-    finished: bool,
-    draining: bool,
-    /// The application has sent its last command.
-    released: bool,
-}
-
-impl Remote {
-    fn new(slot: Arc<Slot>, conn: Option<ConnId>, remote: Option<SocketAddr>) -> Self {
-        Self {
-            slot,
-            conn,
-            remote,
-            pending: VecDeque::new(),
-            finish: Finish::Open,
-            finished: false,
-            draining: false,
-            released: false,
-        }
-    }
-}
 
 struct Listening {
     id: ListenerId,
@@ -539,22 +495,6 @@ impl RemoteService {
     }
 }
 
-fn reason(reason: CloseReason) -> Result<(), (FailureCode, String)> {
-    let code = match reason {
-        CloseReason::Finished => return Ok(()),
-        CloseReason::Reset => FailureCode::Reset,
-        CloseReason::TimedOut => FailureCode::TimedOut,
-        CloseReason::Refused => FailureCode::Refused,
-        CloseReason::Aborted => FailureCode::Aborted,
-    };
-    let remedy = match reason {
-        CloseReason::Refused => "; nothing listens there, or a firewall refuses",
-        CloseReason::TimedOut => "; it stopped answering",
-        _ => "",
-    };
-    Err((code, format!("{reason}{remedy}")))
-}
-
 impl Service for RemoteService {
     fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
         match event {
@@ -584,7 +524,7 @@ impl Service for RemoteService {
                     self.free_if_done(id);
                 }
             }
-            Event::Closed { conn, reason: why } => self.closed(conn, reason(why)),
+            Event::Closed { conn, reason } => self.closed(conn, outcome(reason)),
             Event::Unreachable { conn, reason } => {
                 self.closed(conn, Err((FailureCode::Unreachable, reason.to_string())));
             }
