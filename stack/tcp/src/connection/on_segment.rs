@@ -84,6 +84,16 @@ impl<P: Payload> Connection<P> {
             }
             _ => {}
         }
+        self.on_unpredicted(now, segment, payload)
+    }
+
+    /// The whole of RFC 9293 3.10.7.4.
+    fn on_unpredicted(
+        &mut self,
+        now: Instant,
+        segment: &Segment,
+        payload: Option<P>,
+    ) -> Disposition {
         let arrival = Arrival {
             seq: segment.seq,
             payload,
@@ -522,3 +532,7 @@ impl<P: Payload> Connection<P> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "prediction_tests.rs"]
+mod tests;
