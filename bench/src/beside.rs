@@ -10,7 +10,7 @@ use bywash::IdlePolicy;
 use bywash_xdp::{AttachConfig, Demux, Mode, pin};
 
 use crate::command::{self, Program, Stack};
-use crate::cpu::{self, CoreTime};
+use crate::cpu::{self, CoreTime, Sample};
 use crate::kernel::{self, Wait};
 use crate::latency::Latencies;
 use crate::memory;
@@ -33,8 +33,6 @@ pub(crate) struct Choice {
     pub(crate) bywash: PathBuf,
     /// Native or generic XDP.
     pub(crate) xdp: Mode,
-    /// Largest IP datagram in bytes.
-    pub(crate) mtu: u16,
 }
 
 /// How the stack waits: what the tables call it, and `--idle`.
@@ -44,17 +42,11 @@ const IDLES: [(&str, Option<&'static str>); 2] = [("spin", Some("spin")), ("defa
 pub(crate) fn bulk<'a>(bed: &'a Testbed, offloads: Offloads, choice: &Choice) -> Vec<Case<'a>> {
     let stock = Program::Stock;
     let mut cases = vec![
-        bulk_case(
-            bed,
-            offloads,
-            choice,
-            "",
-            [stock(Some("cubic")), stock(None)],
-        ),
-        bulk_case(bed, offloads, choice, "", [stock(None), stock(None)]),
+        bulk_case(bed, choice, "", [stock(Some("cubic")), stock(None)]),
+        bulk_case(bed, choice, "", [stock(None), stock(None)]),
     ];
     if offloads == Offloads::Default {
-        cases.push(with_xdp(bed, offloads, choice));
+        cases.push(with_xdp(bed, choice));
     }
     for (name, idle) in IDLES {
         let us = || {
@@ -65,15 +57,9 @@ pub(crate) fn bulk<'a>(bed: &'a Testbed, offloads: Offloads, choice: &Choice) ->
                 xdp: mode_name(choice.xdp),
             })
         };
-        cases.push(bulk_case(
-            bed,
-            offloads,
-            choice,
-            name,
-            [stock(Some("cubic")), us()],
-        ));
-        cases.push(bulk_case(bed, offloads, choice, name, [us(), stock(None)]));
-        cases.push(bulk_case(bed, offloads, choice, name, [us(), us()]));
+        cases.push(bulk_case(bed, choice, name, [stock(Some("cubic")), us()]));
+        cases.push(bulk_case(bed, choice, name, [us(), stock(None)]));
+        cases.push(bulk_case(bed, choice, name, [us(), us()]));
     }
     cases
 }
@@ -83,6 +69,7 @@ pub(crate) fn ping<'a>(bed: &'a Testbed, choice: &Choice) -> Vec<Case<'a>> {
     let mut cases = Vec::new();
     for wait in [Wait::Spin, Wait::Block] {
         cases.push(ping_case(
+            bed,
             KERNEL,
             KERNEL,
             wait.name(),
@@ -106,11 +93,11 @@ pub(crate) fn ping<'a>(bed: &'a Testbed, choice: &Choice) -> Vec<Case<'a>> {
         } else {
             "default, kernel end blocking"
         };
-        cases.push(ping_case(US, KERNEL, both, choice, move |duration| {
+        cases.push(ping_case(bed, US, KERNEL, both, choice, move |duration| {
             us_to_kernel(bed, policy, xdp, wait, duration)
         }));
         let echo = stack.clone();
-        cases.push(ping_case(KERNEL, US, both, choice, move |duration| {
+        cases.push(ping_case(bed, KERNEL, US, both, choice, move |duration| {
             let server = command::echo(&echo, &bed.b, kernel::PORT)?;
             let ping = kernel::ping_to(
                 &bed.a,
@@ -121,7 +108,7 @@ pub(crate) fn ping<'a>(bed: &'a Testbed, choice: &Choice) -> Vec<Case<'a>> {
             drop(server);
             Ok((ping.latencies, ping.cores))
         }));
-        cases.push(ping_case(US, US, name, choice, move |duration| {
+        cases.push(ping_case(bed, US, US, name, choice, move |duration| {
             let server = command::echo(&stack, &bed.b, kernel::PORT)?;
             let ping = ours::ping(
                 &bed.a,
@@ -152,14 +139,17 @@ pub(crate) fn in_memory(mtu: u16) -> Vec<Case<'static>> {
             ("mtu", mtu.to_string()),
         ]),
         run: Box::new(move |duration| {
+            let before = Sample::now()?;
             let (bytes, elapsed) = on_one_core(|| run(duration))?;
+            let cores = before.until(&Sample::now()?);
             Ok(Outcome {
                 readings: vec![(
                     "goodput",
                     "Gbit/s",
                     bytes as f64 * 8e-9 / elapsed.as_secs_f64(),
                 )],
-                ..Outcome::default()
+                cores,
+                conditions: Params::new(),
             })
         }),
     };
@@ -194,23 +184,14 @@ fn on_one_core<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     })
 }
 
-fn bulk_case<'a>(
-    bed: &'a Testbed,
-    offloads: Offloads,
-    choice: &Choice,
-    idle: &str,
-    ends: [Program; 2],
-) -> Case<'a> {
+fn bulk_case<'a>(bed: &'a Testbed, choice: &Choice, idle: &str, ends: [Program; 2]) -> Case<'a> {
     let name = |program: &Program| match program {
         Program::Stock(_) => KERNEL,
         Program::Bywash(_) => US,
     };
     let [client, server] = ends;
     let (subject, peer) = (name(&client), name(&server));
-    let mut params = Params::from([
-        ("offloads", offloads.name().to_owned()),
-        ("mtu", choice.mtu.to_string()),
-    ]);
+    let mut params = bed.params.clone();
     if let Program::Stock(control) = client {
         params.insert(
             "congestion control",
@@ -219,6 +200,7 @@ fn bulk_case<'a>(
     }
     if !idle.is_empty() {
         params.insert("idle", idle.to_owned());
+        params.insert("xdp", mode_name(choice.xdp).to_owned());
     }
     let mut first = true;
     Case {
@@ -229,16 +211,16 @@ fn bulk_case<'a>(
         run: Box::new(move |duration| {
             let want_offloads = std::mem::take(&mut first);
             let transfer = command::transfer(bed, &client, &server, duration, want_offloads)?;
-            outcome(bed, transfer, peer == US)
+            Ok(outcome(transfer))
         }),
     }
 }
 
 /// Kernel TCP with our demux attached at the receiver, where nothing is ours: what XDP alone costs.
-fn with_xdp<'a>(bed: &'a Testbed, offloads: Offloads, choice: &Choice) -> Case<'a> {
+fn with_xdp<'a>(bed: &'a Testbed, choice: &Choice) -> Case<'a> {
     let mode = choice.xdp;
     let program = || Program::Stock(Some("cubic"));
-    let mut case = bulk_case(bed, offloads, choice, "", [program(), program()]);
+    let mut case = bulk_case(bed, choice, "", [program(), program()]);
     case.params
         .insert("receiver", "XDP program attached, passing all".to_owned());
     let mut run = case.run;
@@ -280,18 +262,10 @@ fn attach(bed: &Testbed, mode: Mode) -> Result<Demux> {
     })?)
 }
 
-fn outcome(bed: &Testbed, transfer: command::Transfer, server_is_ours: bool) -> Result<Outcome> {
+fn outcome(transfer: command::Transfer) -> Outcome {
     let mut conditions = Params::new();
     if let Some([a, b]) = transfer.offloads {
-        let napi = [bed.a.threaded_napi()?, bed.b.threaded_napi()?];
-        let placement = format!(
-            "softirq on the sender's core (threaded NAPI {} and {})",
-            napi[0], napi[1]
-        );
-        conditions.extend([("offloads a", a), ("offloads b", b), ("napi", placement)]);
-    }
-    if server_is_ours {
-        conditions.insert("server says", transfer.ready);
+        conditions.extend([("offloads a", a), ("offloads b", b)]);
     }
     let mut readings = vec![("goodput", "Gbit/s", transfer.bits_per_second * 1e-9)];
     if let Some(count) = transfer.retransmissions {
@@ -301,21 +275,23 @@ fn outcome(bed: &Testbed, transfer: command::Transfer, server_is_ours: bool) -> 
     let per_kib = |spent: f64| spent * 1e9 * 1024.0 / transfer.bytes.max(1.0);
     readings.push(("busy core time", "ns/KiB", per_kib(busy.1)));
     readings.push(("kernel core time", "ns/KiB", per_kib(kernel.1)));
-    Ok(Outcome {
+    Outcome {
         readings,
         cores: transfer.cores,
         conditions,
-    })
+    }
 }
 
 fn ping_case<'a>(
+    bed: &'a Testbed,
     subject: &'static str,
     peer: &'static str,
     idle: &str,
     choice: &Choice,
     mut run: impl FnMut(Duration) -> Result<(Latencies, Vec<CoreTime>)> + 'a,
 ) -> Case<'a> {
-    let mut params = Params::from([("idle", idle.to_owned()), ("bytes", "1".to_owned())]);
+    let mut params = bed.params.clone();
+    params.extend([("idle", idle.to_owned()), ("bytes", "1".to_owned())]);
     if [subject, peer].contains(&US) {
         params.insert("xdp", mode_name(choice.xdp).to_owned());
     }

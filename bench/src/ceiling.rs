@@ -6,7 +6,7 @@ use anyhow::Result;
 use bywash_xdp::Mode;
 
 use crate::cpu;
-use crate::netns::{Offloads, Testbed};
+use crate::netns::Testbed;
 use crate::raw::{self, Shape, Touch};
 use crate::report::Params;
 use crate::run::{Case, Outcome};
@@ -18,20 +18,20 @@ const WINDOW: usize = 160;
 const RAW: &str = "raw AF_XDP";
 
 /// Bulk transfer with the receiver verifying checksums as the stack's does, and not.
-pub(crate) fn bulk(bed: &Testbed, mtu: u16, mode: Mode) -> Vec<Case<'_>> {
+pub(crate) fn bulk(bed: &Testbed, mode: Mode) -> Vec<Case<'_>> {
     [Touch::Verify, Touch::Header]
-        .map(|touch| bulk_case(bed, mtu, WINDOW, touch, mode))
+        .map(|touch| bulk_case(bed, WINDOW, touch, mode))
         .into()
 }
 
 /// Bulk transfer over windows, and in generic mode.
-pub(crate) fn sweep(bed: &Testbed, mtu: u16) -> Vec<Case<'_>> {
+pub(crate) fn sweep(bed: &Testbed) -> Vec<Case<'_>> {
     let mut cases: Vec<Case<'_>> = [16, 64, 128, 160, 256]
-        .map(|window| bulk_case(bed, mtu, window, Touch::Verify, Mode::Native))
+        .map(|window| bulk_case(bed, window, Touch::Verify, Mode::Native))
         .into();
-    cases.push(bulk_case(bed, mtu, WINDOW, Touch::Verify, Mode::Generic));
-    cases.push(bulk_case(bed, mtu, WINDOW, Touch::Header, Mode::Native));
-    cases.push(bulk_case(bed, mtu, WINDOW, Touch::Header, Mode::Generic));
+    cases.push(bulk_case(bed, WINDOW, Touch::Verify, Mode::Generic));
+    cases.push(bulk_case(bed, WINDOW, Touch::Header, Mode::Native));
+    cases.push(bulk_case(bed, WINDOW, Touch::Header, Mode::Generic));
     cases.push(ping(bed, Mode::Native));
     cases.push(ping(bed, Mode::Generic));
     cases
@@ -39,37 +39,39 @@ pub(crate) fn sweep(bed: &Testbed, mtu: u16) -> Vec<Case<'_>> {
 
 /// Ping-pong of one frame.
 pub(crate) fn ping(bed: &Testbed, mode: Mode) -> Case<'_> {
+    let mut params = bed.params.clone();
+    params.extend([("idle", "spin".to_owned()), ("bytes", "1".to_owned())]);
     Case {
         experiment: "latency",
         subject: RAW,
         peer: RAW,
-        params: Params::from([("idle", "spin".to_owned()), ("bytes", "1".to_owned())]),
+        params,
         run: Box::new(move |duration| ping_once(bed, mode, duration)),
     }
 }
 
-fn bulk_case(bed: &Testbed, mtu: u16, window: usize, touch: Touch, mode: Mode) -> Case<'_> {
+fn bulk_case(bed: &Testbed, window: usize, touch: Touch, mode: Mode) -> Case<'_> {
+    let mut params = bed.params.clone();
+    params.extend([
+        ("window", format!("{window} frames")),
+        ("receiver", touch.name().to_owned()),
+        (
+            "sender",
+            "payload copied, checksum known beforehand".to_owned(),
+        ),
+        ("acks", "one for two".to_owned()),
+        ("idle", "spin".to_owned()),
+    ]);
     Case {
         experiment: "throughput",
         subject: RAW,
         peer: RAW,
-        params: Params::from([
-            ("window", format!("{window} frames")),
-            ("receiver", touch.name().to_owned()),
-            (
-                "sender",
-                "payload copied, checksum known beforehand".to_owned(),
-            ),
-            ("acks", "one for two".to_owned()),
-            ("idle", "spin".to_owned()),
-            ("mtu", mtu.to_string()),
-            ("offloads", Offloads::Default.name().to_owned()),
-        ]),
+        params,
         run: Box::new(move |duration| {
             let bulk = raw::bulk(
                 bed,
                 &Shape {
-                    mtu,
+                    mtu: bed.mtu,
                     window,
                     touch,
                     mode,

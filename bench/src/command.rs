@@ -59,8 +59,6 @@ pub(crate) struct Transfer {
     pub(crate) cores: Vec<CoreTime>,
     /// Both ends' offloads in the middle of the transfer, if asked for.
     pub(crate) offloads: Option<[String; 2]>,
-    /// The line that the server said it was ready with.
-    pub(crate) ready: String,
 }
 
 /// Says what is missing, and how to get it.
@@ -143,7 +141,6 @@ pub(crate) fn transfer(
         elapsed,
         cores,
         offloads,
-        ready: std::mem::take(&mut server.ready),
     })
 }
 
@@ -196,8 +193,6 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 
 /// A server process that is ready; ended on drop.
 pub(crate) struct Server {
-    /// The line it said so with.
-    pub(crate) ready: String,
     process: Tracked,
     stderr: Receiver<String>,
 }
@@ -236,11 +231,7 @@ impl Server {
         loop {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.contains(&port.to_string()) => {
-                    return Ok(Self {
-                        ready: line,
-                        process,
-                        stderr,
-                    });
+                    return Ok(Self { process, stderr });
                 }
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => {

@@ -124,7 +124,6 @@ fn measure(arguments: &Arguments) -> Result<Results> {
     };
     let choice = Choice {
         bywash: arguments.bywash.clone(),
-        mtu: arguments.mtu,
         xdp: match arguments.xdp {
             Xdp::Auto => Mode::Auto,
             Xdp::Native => Mode::Native,
@@ -141,25 +140,25 @@ fn measure(arguments: &Arguments) -> Result<Results> {
     };
     let wanted = |experiment| [experiment, Experiment::First].contains(&arguments.experiment);
     if arguments.experiment == Experiment::Raw {
-        let bed = Testbed::new(Offloads::Default, choice.mtu)?;
-        add(ceiling::sweep(&bed, choice.mtu))?;
+        let bed = Testbed::new(Offloads::Default, arguments.mtu)?;
+        add(ceiling::sweep(&bed))?;
     }
     if wanted(Experiment::Throughput) {
-        let bed = Testbed::new(Offloads::Default, choice.mtu)?;
-        let plain = Testbed::new(Offloads::Off, choice.mtu)?;
-        let mut cases = ceiling::bulk(&bed, choice.mtu, choice.xdp);
+        let bed = Testbed::new(Offloads::Default, arguments.mtu)?;
+        let plain = Testbed::new(Offloads::Off, arguments.mtu)?;
+        let mut cases = ceiling::bulk(&bed, choice.xdp);
         cases.extend(beside::bulk(&bed, Offloads::Default, &choice));
         cases.extend(beside::bulk(&plain, Offloads::Off, &choice));
         add(cases)?;
     }
     if wanted(Experiment::Latency) {
-        let bed = Testbed::new(Offloads::Default, choice.mtu)?;
+        let bed = Testbed::new(Offloads::Default, arguments.mtu)?;
         let mut cases = vec![ceiling::ping(&bed, choice.xdp)];
         cases.extend(beside::ping(&bed, &choice));
         add(cases)?;
     }
     if wanted(Experiment::Memory) {
-        add(beside::in_memory(choice.mtu))?;
+        add(beside::in_memory(arguments.mtu))?;
     }
     print!("{}", report::table(&results.rows, &machine));
     write_files(arguments, &results, &machine)?;

@@ -1,5 +1,6 @@
 //! Bywash without a kernel: two shards on the calling thread over the in-memory wire, one sending as much as it can.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -7,6 +8,8 @@ use bywash::{ConnId, ConnOptions, Context, Event, MemoryPair, Port, Recv, Servic
 
 /// Port of the sink.
 const PORT: u16 = 5201;
+/// Address of the first shard of a [`MemoryPair`]. Its first turn comes first, so that it listens before the source connects.
+const SINK: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 /// What the source hands over at once: iperf3's default block.
 const BLOCK: usize = 128 * 1024;
 
@@ -49,7 +52,7 @@ impl Service for Source {
     fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
         match event {
             Event::Started => {
-                let sink = (bywash_address(), PORT).into();
+                let sink = (SINK, PORT).into();
                 if let Err(error) = cx.connect(sink, ConnOptions::default()) {
                     self.failure = Some(error.to_string());
                 }
@@ -86,11 +89,6 @@ impl Service for Sink {
     }
 }
 
-/// Address of the second shard of a [`MemoryPair`].
-fn bywash_address() -> std::net::IpAddr {
-    std::net::IpAddr::from([10, 0, 0, 2])
-}
-
 /// Payload bytes that arrived, and the time it took, for a run of at least the given length.
 pub(crate) fn bulk(mtu: u16, duration: Duration) -> Result<(u64, Duration)> {
     let config = ShardConfig {
@@ -103,15 +101,15 @@ pub(crate) fn bulk(mtu: u16, duration: Duration) -> Result<(u64, Duration)> {
         failure: None,
     };
     let mut pair =
-        MemoryPair::new(&config, source, Sink::default()).context("no in-memory wire")?;
+        MemoryPair::new(&config, Sink::default(), source).context("no in-memory wire")?;
     let limit = Duration::from_secs(2);
-    if !pair.run_until(|_, sink| sink.received > 0, limit) {
+    if !pair.run_until(|sink, _| sink.received > 0, limit) {
         bail!(
             "nothing arrived over the in-memory wire within {limit:?}{}",
             failures(&pair)
         );
     }
-    let before = pair.b.service().received;
+    let before = pair.a.service().received;
     let start = Instant::now();
     while start.elapsed() < duration {
         for _ in 0..64 {
@@ -119,7 +117,7 @@ pub(crate) fn bulk(mtu: u16, duration: Duration) -> Result<(u64, Duration)> {
         }
     }
     let elapsed = start.elapsed();
-    let bytes = pair.b.service().received - before;
+    let bytes = pair.a.service().received - before;
     let failures = failures(&pair);
     if !failures.is_empty() {
         bail!("the transfer in memory failed{failures}");
@@ -127,7 +125,7 @@ pub(crate) fn bulk(mtu: u16, duration: Duration) -> Result<(u64, Duration)> {
     Ok((bytes, elapsed))
 }
 
-fn failures(pair: &MemoryPair<Source, Sink>) -> String {
+fn failures(pair: &MemoryPair<Sink, Source>) -> String {
     let both = [&pair.a.service().failure, &pair.b.service().failure];
     both.into_iter()
         .flatten()

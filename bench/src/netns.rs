@@ -19,6 +19,8 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
+use crate::report::Params;
+
 /// What both veth ends may leave to each other instead of doing it for each packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Offloads {
@@ -70,6 +72,10 @@ pub(crate) struct Testbed {
     pub(crate) a: End,
     /// The server: receives, answers.
     pub(crate) b: End,
+    /// Largest IP datagram on the wire, in bytes.
+    pub(crate) mtu: u16,
+    /// Conditions of every measurement over this wire.
+    pub(crate) params: Params,
 }
 
 impl Testbed {
@@ -86,29 +92,22 @@ impl Testbed {
             core,
         };
         // From here on a failure drops the testbed, which removes what was made.
-        let bed = Self {
+        let mut bed = Self {
             a: end("a", "bwb-a", 1, cores[0]),
             b: end("b", "bwb-b", 2, cores[1]),
+            mtu,
+            params: Params::new(),
         };
         for end in [&bed.a, &bed.b] {
             ip(&["netns", "add", &end.namespace])?;
         }
         let mtu = mtu.to_string();
         let (a, b) = (&bed.a, &bed.b);
-        ip(&[
-            "link",
-            "add",
-            a.device,
-            "netns",
-            &a.namespace,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            b.device,
-            "netns",
-            &b.namespace,
-        ])?;
+        // One queue each way, as one core serves one queue.
+        let queues = ["numtxqueues", "1", "numrxqueues", "1"];
+        let near = ["link", "add", a.device, "netns", &a.namespace];
+        let far = ["peer", "name", b.device, "netns", &b.namespace];
+        ip(&[&near[..], &queues, &["type", "veth"], &far, &queues].concat())?;
         for (end, peer) in [(a, b), (b, a)] {
             let inside = |rest: &[&str]| ip(&[&["-n", &end.namespace], rest].concat());
             inside(&["link", "set", "lo", "up"])?;
@@ -161,6 +160,16 @@ impl Testbed {
                 run("ip", &arguments)?;
             }
         }
+        let napi = match [a.threaded_napi()?, b.threaded_napi()?] {
+            ["off", "off"] => "softirq on the sending core (threaded NAPI off)".to_owned(),
+            [a, b] => format!("threaded NAPI {a} and {b}"),
+        };
+        bed.params = Params::from([
+            ("device", "veth, one queue each way".to_owned()),
+            ("napi", napi),
+            ("mtu", mtu),
+            ("offloads", offloads.name().to_owned()),
+        ]);
         Ok(bed)
     }
 }
@@ -195,10 +204,20 @@ impl End {
         work: impl FnOnce(Result<()>) -> Result<T> + Send + 'scope,
     ) -> thread::ScopedJoinHandle<'scope, Result<T>> {
         let end = self.clone();
+        scope.spawn(move || work(end.enter().and_then(|()| end.pin())))
+    }
+
+    /// Like [`End::spawn`], but free to run on any core: for what only starts an engine, whose shard has the core for itself.
+    pub(crate) fn spawn_unpinned<'scope, T: Send + 'scope>(
+        &self,
+        scope: &'scope thread::Scope<'scope, '_>,
+        work: impl FnOnce(Result<()>) -> Result<T> + Send + 'scope,
+    ) -> thread::ScopedJoinHandle<'scope, Result<T>> {
+        let end = self.clone();
         scope.spawn(move || work(end.enter()))
     }
 
-    /// Moves the calling thread into this namespace and onto this end's core, for good: only for threads made for it.
+    /// Moves the calling thread into this namespace, for good: only for threads made for it.
     fn enter(&self) -> Result<()> {
         let path = Path::new("/run/netns").join(&self.namespace);
         let handle =
@@ -208,7 +227,11 @@ impl End {
                 "cannot enter network namespace {}: run as root",
                 self.namespace
             )
-        })?;
+        })
+    }
+
+    /// Moves the calling thread onto this end's core, for good.
+    fn pin(&self) -> Result<()> {
         if !core_affinity::set_for_current(core_affinity::CoreId { id: self.core }) {
             bail!("cannot pin a thread to core {}", self.core);
         }

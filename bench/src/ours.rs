@@ -131,7 +131,7 @@ pub(crate) fn ping(
     duration: Duration,
 ) -> Result<Ping> {
     thread::scope(|scope| {
-        join(client.spawn(scope, |entered| {
+        join(client.spawn_unpinned(scope, |entered| {
             entered?;
             run(client, server, idle, xdp, duration)
         }))

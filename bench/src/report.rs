@@ -119,7 +119,7 @@ fn add_figure(figures: &mut String, row: &Row) {
 }
 
 /// Params that the figure's line does not repeat, as most lines share them.
-const COMMON: [&str; 5] = ["napi", "mtu", "load", "offloads a", "offloads b"];
+const COMMON: [&str; 6] = ["device", "napi", "mtu", "load", "offloads a", "offloads b"];
 
 fn conditions(params: &Params) -> String {
     let own = params.iter().filter(|(name, _)| !COMMON.contains(*name));

@@ -137,7 +137,7 @@ const fn payload_len(mtu: u16) -> usize {
 fn send(mut port: RawPort, own: &End, peer: &End, shape: &Shape) -> Result<Sent> {
     let payload = payload_len(shape.mtu);
     let template = Template::new(&route(own, peer, PORT_A, PORT_B), payload);
-    let source: Vec<u8> = (0..SOURCE_BYTES).map(|at| (at * 31 >> 3) as u8).collect();
+    let source: Vec<u8> = (0..SOURCE_BYTES).map(|at| ((at * 31) >> 3) as u8).collect();
     let chunks: Vec<(&[u8], u64)> = source
         .chunks_exact(payload)
         .map(|chunk| (chunk, sum(chunk)))
