@@ -64,8 +64,7 @@ proptest! {
     ) {
         let mut fast = busy();
         let mut slow = busy();
-        let mut now = 2;
-        for (skip, acked, window, older, len) in steps {
+        for (now, (skip, acked, window, older, len)) in (2_u32..).zip(steps) {
             let seq = fast.rcv.nxt.distance_from(PEER) as u32 + skip / 2;
             let ack = 1 + acked * 1_000;
             let len = len * 400;
@@ -78,7 +77,6 @@ proptest! {
             slow.counters.segments_in += 1;
             prop_assert_eq!(slow.on_unpredicted(time, &segment, payload), said);
             prop_assert_eq!(snapshot(&fast), snapshot(&slow));
-            now += 1;
         }
     }
 }
