@@ -547,3 +547,22 @@ fn a_client_names_what_it_met() {
         "{failed}"
     );
 }
+
+#[test]
+fn a_client_that_leaves_without_goodbye_has_been_served() {
+    let cookie = message::Cookie::from_random(&[1; 36]);
+    let state = ServerState::new(ServerOptions::default(), Box::new(io::sink()));
+    let paper = Paper::default();
+    let client = Client::new(
+        client_options(Extent::Bytes(1_000_000)),
+        Box::new(paper.clone()),
+    );
+    let server = Server::new(Arc::clone(&state));
+    let mut pair = MemoryPair::new(&config(), server, client).expect("a wire in memory");
+    // Until the client has all results and its goodbye is not yet on the wire.
+    assert!(pair.run_until(|_, client| client.outcome().is_some(), LIMIT));
+    assert!(
+        matches!(state.welcome(cookie), shared::Welcome::Control(test) if test.number == 2),
+        "the next client is welcome"
+    );
+}

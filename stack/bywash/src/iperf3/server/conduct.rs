@@ -31,6 +31,8 @@ enum Ending {
     Counts,
     /// The results are being exchanged.
     Results,
+    /// Both sides have all results.
+    Told,
 }
 
 /// The control connection and what is known of its test.
@@ -97,6 +99,8 @@ impl Server {
         test: Arc<ActiveTest>,
         rest: &[u8],
     ) {
+        // A test before this one may still wait for its client's goodbye.
+        self.finish_test(cx, None);
         // States are single bytes: each shall leave at once.
         let _ = cx.set_nagle(conn, false);
         self.state
@@ -408,7 +412,13 @@ impl Server {
         conductor.machine.results(&outcome.results());
         let end = outcome.end(Some(theirs));
         conductor.flush(cx);
+        conductor.ending = Ending::Told;
         self.state.report(|report| report.end(end));
+        // Only the client's goodbye is left, and a lost segment may delay it for seconds: the next client
+        // need not wait for that. (With `-1` there is no next one.)
+        if !self.state.options().one_off {
+            self.state.release(&conductor.test);
+        }
     }
 
     /// Someone was stopped in the middle: shows what there is.
@@ -420,11 +430,11 @@ impl Server {
             conductor.ended_at = now;
             self.close_meter(cx);
         }
-        if let Some(outcome) = self
+        let outcome = self
             .conductor
             .as_ref()
-            .and_then(|conductor| conductor.outcome.as_ref())
-        {
+            .filter(|conductor| conductor.ending != Ending::Told);
+        if let Some(outcome) = outcome.and_then(|conductor| conductor.outcome.as_ref()) {
             let end = outcome.end(None);
             self.state.report(|report| report.total(end));
         }
@@ -437,6 +447,8 @@ impl Server {
             return;
         };
         let began = conductor.test.parameters().is_some();
+        // A client that leaves without its goodbye has still been served.
+        let error = error.filter(|_| conductor.ending != Ending::Told);
         if let Some(text) = error {
             let text = if began {
                 text
