@@ -177,7 +177,7 @@ impl Bed {
             .ok();
         let rules = format!(
             "table inet loss {{ chain forward {{ type filter hook forward priority 0; policy accept; \
-             meta l4proto tcp numgen random mod 1000 < {lost} counter drop; }} }}"
+             meta l4proto tcp numgen random mod 1000 < {lost} counter drop; }}; }}"
         );
         middle.run("nft", &[&rules]).ok();
     }

@@ -121,15 +121,22 @@ fn partial_checksums_arrive_with_the_default_offloads_only() {
         let server = bywash::serve(&bed.host, &["iperf3", "-s"]);
         check(&stock_client(&bed.peer, &bed.host, false, &[]), &[]);
         let report = bywash::ss(&server);
-        let partial = bywash::over_shards(&report, |shard| {
-            shard["counters"]["partial-checksums"]
-                .as_u64()
-                .expect("a counter")
-        });
-        assert_eq!(
-            partial > 0,
-            offloads,
-            "{partial} partial checksums with offloads {offloads}: {report:#}"
+        let counted = |name: &str| {
+            bywash::over_shards(&report, |shard| {
+                shard["counters"][name].as_u64().expect("a counter")
+            })
+        };
+        let (partial, all) = (counted("partial-checksums"), counted("segments-in"));
+        assert!(all > 1000, "{report:#}");
+        // One full checksum in 65536 looks like a partial one.
+        let expected = if offloads {
+            partial > all / 2
+        } else {
+            partial < all / 1000
+        };
+        assert!(
+            expected,
+            "{partial} of {all} checksums are partial with offloads {offloads}: {report:#}"
         );
         let wrong = bywash::over_shards(&report, |shard| {
             shard["drops"]["bad-tcp-checksum"].as_u64().unwrap_or(0)
