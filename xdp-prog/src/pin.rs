@@ -77,6 +77,11 @@ pub(crate) fn in_host_mounts<T: Send>(work: impl FnOnce(Scope) -> T + Send) -> T
     })
 }
 
+/// Which mount namespace the pins of an engine started by this process would go into.
+pub fn scope() -> Scope {
+    in_host_mounts(|scope| scope)
+}
+
 fn join_host() -> Scope {
     let refused = match join(1) {
         Ok(()) => return Scope::Host,

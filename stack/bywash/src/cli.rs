@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bywash::{EngineConfig, IdlePolicy, PoolPolicy};
-use bywash_engine::remote::XdpMode;
+use bywash_engine::engine::XdpMode;
 use bywash_engine::xsk::BindMode;
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;

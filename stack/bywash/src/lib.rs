@@ -55,3 +55,8 @@ pub use bywash_engine::xsk::{Frame, Port};
 pub use listener::TcpListener;
 pub use stack::Stack;
 pub use stream::TcpStream;
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

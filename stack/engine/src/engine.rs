@@ -14,7 +14,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bywash_wire::ChecksumPolicy;
-use bywash_xdp::{AttachConfig, AttachError, Demux, DemuxError, Mode as XdpMode};
+pub use bywash_xdp::Mode as XdpMode;
+pub use bywash_xdp::pin::{Scope as PinScope, scope as pin_scope};
+use bywash_xdp::{AttachConfig, AttachError, Demux, DemuxError};
 use bywash_xsk::{BindMode, Mode, RingSizes, UmemConfig, XskConfig, XskError, XskPort};
 use crossbeam::channel::{Receiver, Sender, bounded};
 

@@ -406,6 +406,11 @@ impl<P: Port, S: Service> Shard<P, S> {
         &mut self.service
     }
 
+    /// A picture of the shard, as `ss` shows it. Walks all connections.
+    pub fn report(&self) -> crate::report::ShardReport {
+        self.core.report()
+    }
+
     /// The service back, after the end.
     pub fn into_service(self) -> S {
         self.service

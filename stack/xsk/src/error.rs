@@ -78,7 +78,7 @@ pub enum XskError {
 
     /// Zero copy was required and cannot be had.
     #[error(
-        "system: {interface} cannot do zero copy on queue {queue}: {source}; use BindMode::Auto or Copy, or a driver with AF_XDP zero copy"
+        "system: {interface} cannot do zero copy on queue {queue}: {source}; run in copy mode (mode auto or copy), or use a NIC whose driver has AF_XDP zero copy"
     )]
     NoZeroCopy {
         /// Interface name.

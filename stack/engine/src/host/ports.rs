@@ -46,7 +46,7 @@ pub enum PortError {
         port: u16,
     },
     /// The kernel's TCP uses the port.
-    #[error("port {port} is taken by the kernel's TCP: {}", describe(holder.as_ref()))]
+    #[error("port {port} is taken by the kernel's TCP: {}; stop that program or choose another port", describe(holder.as_ref()))]
     Taken {
         /// The port.
         port: u16,

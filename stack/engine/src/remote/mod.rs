@@ -30,7 +30,6 @@ mod handle;
 mod link;
 mod local;
 mod message;
-mod seams;
 mod service;
 mod signal;
 mod slot;
@@ -40,7 +39,6 @@ mod tests;
 pub use handle::{Lease, Patience, RemoteListener, RemoteStream};
 pub use link::{Remote, RemoteConfig};
 pub use message::{Accepted, Command, Failure, FailureCode, ListenerIndex, RemoteId, StreamEvent};
-pub use seams::XdpMode;
 pub use service::RemoteService;
 pub use slot::{CHUNK_BYTES, CHUNKS};
 

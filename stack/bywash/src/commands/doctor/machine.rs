@@ -1,8 +1,9 @@
 //! What does not depend on the device: kernel, rights, limits, cores, other engines.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 
+use bywash_engine::engine::{PinScope, pin_scope};
 use bywash_engine::host::control::{EngineInfo, engines};
 use bywash_engine::host::lock::RUN_DIR;
 use bywash_engine::host::ports::LOCAL_PORTS;
@@ -131,13 +132,15 @@ fn jit(findings: &mut Findings) {
 }
 
 fn mounts(findings: &mut Findings) {
-    match File::open("/proc/1/ns/mnt") {
-        Ok(_) => findings.ok("mounts", format!("pins go under {RUN_DIR} of the host")),
-        Err(error) => findings.warn(
+    match pin_scope() {
+        PinScope::Host => findings.ok("mounts", format!("pins go under {RUN_DIR} of the host")),
+        PinScope::Ancestor { pid } => findings.ok(
             "mounts",
-            format!(
-                "the host's mount namespace cannot be joined ({error}): pins end with this one"
-            ),
+            format!("pins go under {RUN_DIR} as process {pid} sees it; pid 1 lets nobody join it"),
+        ),
+        PinScope::Process { reason } => findings.warn(
+            "mounts",
+            format!("pins end with this process's mount namespace ({reason})"),
             "run outside a container, or share the host's pid namespace with it",
         ),
     }
