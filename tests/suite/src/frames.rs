@@ -23,6 +23,18 @@ pub mod flags {
     pub const URG: u8 = 32;
 }
 
+/// The link address in what `ip -j link show` says of a device.
+///
+/// # Panics
+/// If it says none.
+pub fn mac(link: &serde_json::Value) -> [u8; 6] {
+    let text = link["address"].as_str().expect("a link address");
+    let mut bytes = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal"));
+    std::array::from_fn(|_| bytes.next().expect("six bytes"))
+}
+
 /// A TCP segment in a frame, with everything a sender may choose.
 #[derive(Clone, Debug)]
 pub struct Segment {

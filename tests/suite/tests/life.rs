@@ -2,8 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bywash_tests::frames::{self, Segment, Wire, flags};
 use bywash_tests::kernel::{self, Bystanders, counter};
 use bywash_tests::process::Running;
 use bywash_tests::remains::Traces;
@@ -18,6 +22,42 @@ fn echo_server(bed: &Bed) -> Running {
 
 fn address(bed: &Bed) -> SocketAddr {
     SocketAddr::new(bed.host.v4.into(), PORT)
+}
+
+/// Segments of connections that only a dead engine knew, one every millisecond.
+struct Peers {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Peers {
+    fn start(bed: &Bed) -> Self {
+        let frame = Segment {
+            macs: (frames::mac(&bed.host.link()), frames::mac(&bed.peer.link())),
+            addresses: (bed.peer.v4.into(), bed.host.v4.into()),
+            ports: (1025, PORT),
+            numbers: (1, 1),
+            flags: flags::ACK,
+            options: Vec::new(),
+            payload: b"still here".to_vec(),
+        };
+        let (frame, device) = (frame.frame(), bed.peer.device.clone());
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = bed.peer.spawn(move || {
+            let wire = Wire::open(&device);
+            while !stopped.load(Ordering::Relaxed) {
+                assert!(wire.send(&frame), "the device did not take a frame");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("no panic");
+    }
 }
 
 #[test]
@@ -43,7 +83,9 @@ fn killed_and_back_within_a_second_while_the_host_goes_on() {
         Some(9)
     );
 
-    // Dead: a segment of the old connection and a new SYN must not reach the kernel, which would answer with resets.
+    // Dead: neither a segment of an old connection nor a new SYN may reach the kernel, which would answer with resets. Peers do not
+    // stop sending while an engine starts, so neither do these.
+    let peers = Peers::start(&bed);
     lasting
         .write_all(b"is anybody there?")
         .expect("the kernel's buffer takes it");
@@ -74,6 +116,7 @@ fn killed_and_back_within_a_second_while_the_host_goes_on() {
         took < Duration::from_secs(1),
         "the engine was back after {took:?}"
     );
+    peers.stop();
     kernel::echo_once(&bed.peer, to);
     // The new engine does not know the old connection, and says so.
     let end = lasting.read(&mut [0; 64]);

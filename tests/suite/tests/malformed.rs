@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bywash_tests::frames::{Segment, Wire, flags, mutate};
+use bywash_tests::frames::{self, Segment, Wire, flags, mutate};
 use bywash_tests::kernel::{self, Random};
 use bywash_tests::process::Running;
 use bywash_tests::{Bed, LIMIT, Shape, Side, bywash};
@@ -16,18 +16,10 @@ const OPTIONS: [u8; 20] = [
     2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7,
 ];
 
-fn mac(link: &Value) -> [u8; 6] {
-    let text = link["address"].as_str().expect("a link address");
-    let mut bytes = text
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal"));
-    std::array::from_fn(|_| bytes.next().expect("six bytes"))
-}
-
 /// A right segment from the peer's address to the served port.
 fn segment(host: &Side, peer: &Side, v6: bool, port: u16, flags: u8) -> Segment {
     Segment {
-        macs: (mac(&host.link()), mac(&peer.link())),
+        macs: (frames::mac(&host.link()), frames::mac(&peer.link())),
         addresses: (peer.address(v6), host.address(v6)),
         ports: (port, PORT),
         numbers: (1000, 0),
