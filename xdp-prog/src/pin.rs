@@ -243,6 +243,10 @@ impl PinDir {
                 continue;
             }
             let path = pin.path();
+            // Not ours either: iproute2 makes directories in the first bpffs that it finds. They end with the mount.
+            if pin.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
             absent_is_fine(fs::remove_file(&path)).map_err(pin_error("remove the pin", &path))?;
         }
         Ok(())

@@ -178,6 +178,11 @@ impl<P: Port> Core<P> {
     pub(crate) fn close(&mut self, id: ConnId) -> Result<(), ConnError> {
         let now = self.now;
         let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
+        if conn.tcp.readiness().contains(Readiness::READABLE) && !conn.tcp.at_end() {
+            // Unread data makes this a RST, which would overtake what was sent in this turn.
+            self.send_now(id.index);
+        }
+        let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
         conn.tcp.orphan(now);
         conn.abandoned = true;
         self.mark_dirty(id.index);

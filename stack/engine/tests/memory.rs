@@ -2,13 +2,16 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bywash_engine::config::ShardConfig;
-use bywash_engine::context::ConnOptions;
+use bywash_engine::context::{ConnOptions, Context};
 use bywash_engine::memory::ADDRESSES_B;
+use bywash_engine::service::{Event, Recv, Service};
 use bywash_engine::tcp::CloseReason;
-use support::{Client, Echo, Faults, World};
+use bywash_engine::xsk::Port;
+use support::{Client, Echo, Faults, PORT, World};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// TIME-WAIT lasts a minute.
@@ -196,4 +199,56 @@ fn a_slow_reader_gets_everything_after_the_end() {
     world.pair.a.with_context(|client, cx| client.resume(cx));
     assert!(world.run(MINUTE, |client, _| client.is_complete()));
     assert_eq!(world.pair.a.report().connections.len(), 0);
+}
+
+/// Greets who comes, and keeps what they say.
+#[derive(Default)]
+struct Greeter {
+    heard: Vec<u8>,
+}
+
+impl Service for Greeter {
+    fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
+        match event {
+            Event::Started => {
+                cx.listen(PORT, ConnOptions::default()).expect("free");
+            }
+            Event::Accepted { conn, .. } => {
+                assert_eq!(cx.send(conn, b"hello"), Ok(5));
+            }
+            Event::Readable { conn } => {
+                while let Ok(Recv::Data(frame)) = cx.recv(conn) {
+                    self.heard.extend_from_slice(frame.bytes());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Says goodbye without listening.
+#[derive(Default)]
+struct Hasty;
+
+impl Service for Hasty {
+    fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
+        match event {
+            Event::Started => {
+                let greeter = SocketAddr::new(ADDRESSES_B[0], PORT);
+                cx.connect(greeter, ConnOptions::default()).expect("a path");
+            }
+            Event::Readable { conn } => {
+                assert_eq!(cx.send(conn, b"goodbye"), Ok(7));
+                cx.close(conn).expect("open");
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_reset_for_unread_data_does_not_overtake_what_was_sent() {
+    let config = ShardConfig::default();
+    let mut world = World::new(&config, Hasty, Greeter::default(), Faults::default(), 13);
+    assert!(world.run(MINUTE, |_, greeter| greeter.heard == b"goodbye"));
 }

@@ -48,6 +48,14 @@ impl<P: Port> Core<P> {
         sent
     }
 
+    /// Lets one connection send what it may, before its turn. What does not fit waits as usual.
+    pub(crate) fn send_now(&mut self, index: u32) {
+        let mut sent = 0;
+        if matches!(self.send_connection(index, &mut sent), Sent::NoRoom) {
+            tracing::trace!(index, "no room to send before the end");
+        }
+    }
+
     fn send_connection(&mut self, index: u32, sent: &mut usize) -> Sent {
         let quantum = self.config.egress_quantum;
         let Some(conn) = self.conns.by_index(index) else {

@@ -42,7 +42,7 @@ impl NewReno {
     pub(super) fn on_ack(&mut self, sample: AckSample, mss: u32) {
         if self.cwnd < self.ssthresh {
             // Slow start doubles the window in a round trip, so half of it in use is enough proof.
-            if sample.cwnd_limited || sample.flight >= self.cwnd / 2 {
+            if sample.flight >= self.cwnd / 2 {
                 let growth = if sample.after_timeout {
                     sample.acked.min(mss)
                 } else {
@@ -50,7 +50,9 @@ impl NewReno {
                 };
                 self.grow(growth);
             }
-        } else if sample.cwnd_limited || sample.flight.saturating_add(mss) >= self.cwnd {
+        } else if sample.flight.saturating_add(mss) >= self.cwnd
+            || (sample.cwnd_limited && sample.flight >= self.cwnd / 2)
+        {
             // RFC 5681 3.1: one segment a window, counted by bytes.
             self.credit = self.credit.saturating_add(sample.acked);
             if self.credit >= self.cwnd {
@@ -161,6 +163,13 @@ mod tests {
     fn an_unused_window_does_not_grow() {
         let mut reno = NewReno::new(MSS);
         reno.on_ack(ack(1_000, 1_000), MSS);
+        assert_eq!(reno.window(), 10_000);
+        // Once limited is not always limited: since then something else may hold the sender back.
+        let once_limited = AckSample {
+            cwnd_limited: true,
+            ..ack(1_000, 1_000)
+        };
+        reno.on_ack(once_limited, MSS);
         assert_eq!(reno.window(), 10_000);
     }
 
