@@ -186,8 +186,11 @@ fn write_files(arguments: &Arguments, results: &Results, machine: &Machine) -> R
         write(path, serde_json::to_string_pretty(&results.rows)?)?;
     }
     if let Some(path) = &arguments.markdown {
-        let command = "cargo run --release -p bywash-bench -- first";
-        write(path, report::markdown(&results.rows, machine, command))?;
+        let name = arguments.experiment.to_possible_value();
+        let name = name.as_ref().map_or("", |name| name.get_name());
+        let quick = if arguments.quick { " --quick" } else { "" };
+        let command = format!("cargo run --release -p bywash-bench -- {name}{quick}");
+        write(path, report::markdown(&results.rows, machine, &command))?;
     }
     Ok(())
 }

@@ -108,58 +108,8 @@ impl Testbed {
         let near = ["link", "add", a.device, "netns", &a.namespace];
         let far = ["peer", "name", b.device, "netns", &b.namespace];
         ip(&[&near[..], &queues, &["type", "veth"], &far, &queues].concat())?;
-        for (end, peer) in [(a, b), (b, a)] {
-            let inside = |rest: &[&str]| ip(&[&["-n", &end.namespace], rest].concat());
-            inside(&["link", "set", "lo", "up"])?;
-            inside(&[
-                "link",
-                "set",
-                end.device,
-                "address",
-                &mac_text(end.mac),
-                "mtu",
-                &mtu,
-            ])?;
-            inside(&[
-                "addr",
-                "add",
-                &format!("{}/24", end.address),
-                "dev",
-                end.device,
-            ])?;
-            inside(&["link", "set", end.device, "up"])?;
-            // No ARP in the middle of a measurement.
-            let peer_mac = mac_text(peer.mac);
-            inside(&[
-                "neigh",
-                "replace",
-                &peer.address.to_string(),
-                "lladdr",
-                &peer_mac,
-                "dev",
-                end.device,
-                "nud",
-                "permanent",
-            ])?;
-            // What one connection learns must not start the next one.
-            run(
-                "ip",
-                &[
-                    "netns",
-                    "exec",
-                    &end.namespace,
-                    "sysctl",
-                    "-qw",
-                    "net.ipv4.tcp_no_metrics_save=1",
-                ],
-            )?;
-            if offloads == Offloads::Off {
-                let mut arguments =
-                    vec!["netns", "exec", &end.namespace, "ethtool", "-K", end.device];
-                arguments.extend(FEATURES.iter().flat_map(|(name, _)| [*name, "off"]));
-                run("ip", &arguments)?;
-            }
-        }
+        a.configure(b, &mtu, offloads)?;
+        b.configure(a, &mtu, offloads)?;
         let napi = match [a.threaded_napi()?, b.threaded_napi()?] {
             ["off", "off"] => "softirq on the sending core (threaded NAPI off)".to_owned(),
             [a, b] => format!("threaded NAPI {a} and {b}"),
@@ -190,6 +140,56 @@ impl Drop for Testbed {
 }
 
 impl End {
+    /// Addresses, neighbour and offloads of this end's device.
+    fn configure(&self, peer: &End, mtu: &str, offloads: Offloads) -> Result<()> {
+        let inside = |rest: &[&str]| ip(&[&["-n", &self.namespace], rest].concat());
+        let device = self.device;
+        inside(&["link", "set", "lo", "up"])?;
+        inside(&[
+            "link",
+            "set",
+            device,
+            "address",
+            &mac_text(self.mac),
+            "mtu",
+            mtu,
+        ])?;
+        inside(&[
+            "addr",
+            "add",
+            &format!("{}/24", self.address),
+            "dev",
+            device,
+        ])?;
+        inside(&["link", "set", device, "up"])?;
+        // No ARP in the middle of a measurement.
+        let (address, mac) = (peer.address.to_string(), mac_text(peer.mac));
+        inside(&[
+            "neigh",
+            "replace",
+            &address,
+            "lladdr",
+            &mac,
+            "dev",
+            device,
+            "nud",
+            "permanent",
+        ])?;
+        // What one connection learns must not start the next one.
+        self.run(&["sysctl", "-qw", "net.ipv4.tcp_no_metrics_save=1"])?;
+        if offloads == Offloads::Off {
+            let mut arguments = vec!["ethtool", "-K", device];
+            arguments.extend(FEATURES.iter().flat_map(|(name, _)| [*name, "off"]));
+            self.run(&arguments)?;
+        }
+        Ok(())
+    }
+
+    /// Runs a command in this namespace to its end.
+    fn run(&self, arguments: &[&str]) -> Result<String> {
+        ip(&[&["netns", "exec", &self.namespace], arguments].concat())
+    }
+
     /// The address, as most callers want it.
     pub(crate) fn ip(&self) -> IpAddr {
         IpAddr::V4(self.address)
@@ -249,17 +249,7 @@ impl End {
 
     /// The recorded offloads as the kernel reports them now, for example `rx on, tx on, sg on, tso on, gso on, gro off`.
     pub(crate) fn offloads(&self) -> Result<String> {
-        let text = run(
-            "ip",
-            &[
-                "netns",
-                "exec",
-                &self.namespace,
-                "ethtool",
-                "-k",
-                self.device,
-            ],
-        )?;
+        let text = self.run(&["ethtool", "-k", self.device])?;
         let state = |long: &str| {
             text.lines()
                 .find_map(|line| line.trim().strip_prefix(long)?.strip_prefix(": "))
@@ -275,7 +265,7 @@ impl End {
     /// `on` or `off`: whether the device's NAPI runs in a kernel thread. `off` means softirq, which on veth is on the sender's CPU.
     pub(crate) fn threaded_napi(&self) -> Result<&'static str> {
         let path = format!("/sys/class/net/{}/threaded", self.device);
-        let text = run("ip", &["netns", "exec", &self.namespace, "cat", &path])?;
+        let text = self.run(&["cat", &path])?;
         Ok(if text.trim() == "0" { "off" } else { "on" })
     }
 }

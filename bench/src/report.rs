@@ -149,6 +149,7 @@ fn common(rows: &[Row]) -> Vec<String> {
             [((_, value), _)] => text.push(format!("{name}: {value}")),
             several => text.extend(several.iter().map(|((_, value), cases)| {
                 let mut cases = (*cases).clone();
+                cases.sort();
                 cases.dedup();
                 format!("{name}: {value} ({})", cases.join("; "))
             })),

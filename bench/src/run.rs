@@ -9,6 +9,9 @@ use crate::interrupt;
 use crate::machine::{self, Machine};
 use crate::report::{Params, Row, spread};
 
+/// A load average beyond this says that something else runs. Our own last experiment may still show in it.
+const QUIET: f64 = 2.0;
+
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
@@ -62,6 +65,16 @@ pub(crate) fn interleave(
     let mut outcomes: Vec<Vec<Outcome>> = cases.iter().map(|_| Vec::new()).collect();
     let mut failed = vec![false; cases.len()];
     let load = machine::load();
+    if load
+        .split(' ')
+        .next()
+        .and_then(|one| one.parse().ok())
+        .is_some_and(|one: f64| one > QUIET)
+    {
+        eprintln!(
+            "warning: the load average is {load}: the machine is not quiet, and these figures are not worth keeping"
+        );
+    }
     for repetition in 1..=effort.repetitions {
         for (number, case) in cases.iter_mut().enumerate() {
             interrupt::check()?;
