@@ -61,6 +61,12 @@ pub struct Bed {
 /// Held while a bed stands.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// Waits for the turn of a test that makes its own namespaces, and holds it.
+pub fn turn() -> MutexGuard<'static, ()> {
+    // A test that failed has dropped its bed all the same.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Bed {
     /// Makes it.
     ///
@@ -68,8 +74,7 @@ impl Bed {
     /// Without root, or if a program is missing: a test that cannot run must not look as if it had.
     #[track_caller]
     pub fn new(shape: Shape) -> Self {
-        // A test that failed has dropped its bed all the same.
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turn();
         assert!(
             nix::unistd::geteuid().is_root(),
             "the tests in network namespaces need root: run ./tests/run.sh as root"

@@ -137,6 +137,32 @@ fn without_root() {
 }
 
 #[test]
+fn without_the_capabilities() {
+    let bed = Bed::new(Shape::default());
+    let traces = Traces::of(&bed.host);
+    let binary = bywash::binary();
+    let binary = binary.to_str().expect("a path in UTF-8");
+    // Root by name, as in a container.
+    for missing in ["-bpf,-sys_admin", "-net_admin,-sys_admin", "-net_raw"] {
+        let finished = bed.host.run(
+            "setpriv",
+            &[
+                "--bounding-set",
+                missing,
+                binary,
+                "echo",
+                "-p",
+                "7",
+                "--dev",
+                &bed.host.device,
+            ],
+        );
+        refused(&finished, 1, &["CAP_"]);
+        traces.gone(&[]);
+    }
+}
+
+#[test]
 fn an_interface_that_is_unknown_or_down_or_not_ethernet() {
     let bed = Bed::new(Shape::default());
     refused(

@@ -96,8 +96,11 @@ fn nothing_is_held(server: &Running) {
 #[test]
 fn five_hundred_connections_at_once() {
     const COUNT: usize = 500;
-    for v6 in [false, true] {
-        let bed = Bed::new(Shape::default());
+    for (v6, offloads) in [(false, true), (true, false)] {
+        let bed = Bed::new(Shape {
+            offloads,
+            ..Shape::default()
+        });
         let server = bywash::serve(&bed.host, &["echo", "-p", &PORT.to_string()]);
         let bystanders = Bystanders::start(&bed.host, &bed.peer);
         crowd(
@@ -188,5 +191,31 @@ fn two_shards_serve_iperf3() {
             );
         }
     }
+    bywash::end(server);
+}
+
+/// Full load in both directions leaves pings and the kernel's own TCP on the same address alone.
+#[test]
+fn the_kernel_goes_on_under_full_load() {
+    let bed = Bed::new(Shape::default());
+    let server = bywash::serve(&bed.host, &["iperf3", "-s"]);
+    let bystanders = Bystanders::start(&bed.host, &bed.peer);
+    let address = bed.host.v4.to_string();
+    for direction in [&[][..], &["-R"]] {
+        let before = bystanders.talks();
+        let arguments = [&["-c", &address, "-J", "-t", "3", "-P", "4"], direction].concat();
+        let report = bed.peer.run("iperf3", &arguments).ok().json();
+        assert!(
+            report["end"]["sum_received"]["bytes"]
+                .as_u64()
+                .is_some_and(|bytes| bytes > 0),
+            "{report:#}"
+        );
+        assert!(
+            bystanders.talks() > before,
+            "the kernel served nobody during {direction:?}"
+        );
+    }
+    bystanders.undisturbed();
     bywash::end(server);
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use bywash_tests::bed::turn;
 use bywash_tests::process::Running;
 use bywash_tests::{LIMIT, bywash, workspace};
 use nix::sys::signal::Signal;
@@ -58,6 +59,7 @@ fn engines_of_demos() -> usize {
 
 #[test]
 fn it_shows_goodput_percentiles_and_ss() {
+    let _turn = turn();
     let demo = demo();
     let pid = demo.pid();
     let finished = demo.wait(DEMO_TIME).ok();
@@ -83,6 +85,7 @@ fn it_shows_goodput_percentiles_and_ss() {
 
 #[test]
 fn interrupted_anywhere_it_leaves_nothing() {
+    let _turn = turn();
     for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         for moment in [
             "two namespaces",
@@ -139,6 +142,7 @@ impl Drop for Copy {
 
 #[test]
 fn without_root_it_says_so_first_and_runs_in_memory() {
+    let _turn = turn();
     let copy = Copy::new();
     let mut command = Command::new(copy.0.join("deploy/demo.sh"));
     if nix::unistd::geteuid().is_root() {

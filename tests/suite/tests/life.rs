@@ -293,3 +293,19 @@ fn addresses_that_come_and_go_are_followed() {
     kernel::echo_once(&bed.peer, to);
     bywash::end(server);
 }
+
+#[test]
+fn generic_xdp_serves_and_leaves_nothing() {
+    let bed = Bed::new(Shape::default());
+    let traces = Traces::of(&bed.host);
+    let server = bywash::serve(
+        &bed.host,
+        &["echo", "-p", &PORT.to_string(), "--xdp", "generic"],
+    );
+    let program = traces.present();
+    let report = bywash::ss(&server);
+    assert_eq!(report["xdp_mode"], "generic", "{report:#}");
+    kernel::echo_once(&bed.peer, address(&bed));
+    bywash::end(server);
+    traces.gone(&[program]);
+}

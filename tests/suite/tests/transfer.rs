@@ -169,6 +169,11 @@ fn lost_if_asked(bed: &Bed, shape: Shape) {
     }
 }
 
+const PLAIN: Shape = Shape {
+    queues: 1,
+    offloads: false,
+    lost_per_mille: None,
+};
 const LOSSY: Shape = Shape {
     queues: 1,
     offloads: true,
@@ -188,6 +193,16 @@ fn from_nc_over_ipv6() {
 #[test]
 fn from_socat_with_loss() {
     from_the_kernel(LOSSY, false, 3);
+}
+
+#[test]
+fn from_socat_without_offloads() {
+    from_the_kernel(PLAIN, false, 10);
+}
+
+#[test]
+fn to_nc_over_ipv6_without_offloads() {
+    to_the_kernel(PLAIN, true, 11);
 }
 
 #[test]
