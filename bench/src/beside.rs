@@ -266,8 +266,10 @@ fn outcome(transfer: command::Transfer) -> Outcome {
     if let Some(count) = transfer.retransmissions {
         readings.push(("retransmissions", "", count));
     }
-    let [busy, kernel] = cpu::spent(&transfer.cores, transfer.elapsed);
-    let per_kib = |spent: f64| spent * 1e9 * 1024.0 / transfer.bytes.max(1.0);
+    // Core time and bytes of the same second.
+    let second = Duration::from_secs(1);
+    let [busy, kernel] = cpu::spent(&transfer.cores, second);
+    let per_kib = |spent: f64| spent * 1e9 * 1024.0 * 8.0 / transfer.bits_per_second.max(1.0);
     readings.push(("busy core time", "ns/KiB", per_kib(busy.1)));
     readings.push(("kernel core time", "ns/KiB", per_kib(kernel.1)));
     Outcome {

@@ -22,6 +22,8 @@ use crate::netns::{End, Testbed, on_path};
 const READY: Duration = Duration::from_secs(10);
 /// What a client may take on top of its transfer, to start and to end.
 const GRACE: Duration = Duration::from_secs(10);
+/// What a client may take to start before its transfer is said to be a quarter through.
+const START: Duration = Duration::from_millis(150);
 /// Port of every transfer.
 const PORT: u16 = 5201;
 
@@ -51,11 +53,7 @@ pub(crate) struct Transfer {
     pub(crate) bits_per_second: f64,
     /// Segments that the sender sent again; none if it does not say.
     pub(crate) retransmissions: Option<f64>,
-    /// Payload bytes at the receiver.
-    pub(crate) bytes: f64,
-    /// From the client's start to its end.
-    pub(crate) elapsed: Duration,
-    /// All cores' time in between.
+    /// All cores' time over the middle half of the transfer: neither start nor end of a program is in it.
     pub(crate) cores: Vec<CoreTime>,
     /// Both ends' offloads in the middle of the transfer, if asked for.
     pub(crate) offloads: Option<[String; 2]>,
@@ -96,20 +94,20 @@ pub(crate) fn transfer(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .stdin(Stdio::null());
-    let before = Sample::now()?;
     let start = Instant::now();
     let mut client = Tracked::new(command.spawn().context("cannot start the client")?);
     let output = drain(client.child())?;
-    let offloads = if want_offloads {
-        thread::sleep(Duration::from_secs(seconds) / 2);
-        Some([bed.a.offloads()?, bed.b.offloads()?])
-    } else {
-        None
+    thread::sleep(START + Duration::from_secs(seconds) / 4);
+    let offloads = match want_offloads {
+        true => Some([bed.a.offloads()?, bed.b.offloads()?]),
+        false => None,
     };
-    let limit = Duration::from_secs(seconds) + GRACE;
-    let [stdout, stderr] = output.map(|text| text.recv_timeout(limit));
-    let elapsed = start.elapsed();
+    let before = Sample::now()?;
+    thread::sleep(Duration::from_secs(seconds) / 2);
     let cores = before.until(&Sample::now()?);
+    let limit = Duration::from_secs(seconds) + GRACE;
+    let [stdout, stderr] =
+        output.map(|text| text.recv_timeout(limit.saturating_sub(start.elapsed())));
     interrupt::check()?;
     let stdout = stdout
         .with_context(|| format!("the client did not end within {limit:?}{}", server.said()))?;
@@ -136,9 +134,7 @@ pub(crate) fn transfer(
             &received["bits_per_second"],
             "end.sum_received.bits_per_second",
         )?,
-        bytes: number(&received["bytes"], "end.sum_received.bytes")?,
         retransmissions: report["end"]["sum_sent"]["retransmits"].as_f64(),
-        elapsed,
         cores,
         offloads,
     })
