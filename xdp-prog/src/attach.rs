@@ -23,10 +23,7 @@ use crate::demux::{AttachConfig, AttachedMode, Mode};
 use crate::error::{AttachError, DetachError, errno};
 use crate::interface::{self, Interface};
 use crate::object::{Maps, Object};
-use crate::pin::{self, OpenError, PinDir, Scope, pin_error};
-
-/// Name of the link's pin; the maps' pins have the maps' names.
-const LINK_PIN: &str = "link";
+use crate::pin::{self, LINK_PIN, OpenError, PinDir, Scope, pin_error, sweep};
 
 /// Queues for which the tables' sizes stay sensible; no NIC has as many.
 const QUEUES_MAX: u32 = 1024;
@@ -125,6 +122,7 @@ fn attach_in(
         },
         OpenError::Pin(error) => error.into(),
     })?;
+    sweep(&config.pin_dir);
     match attach_and_pin(config, object, &mut pin_dir) {
         Ok((attached, mode, program)) => {
             let attachment = Attachment {

@@ -18,6 +18,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use aya::programs::links::{FdLink, PinnedLink};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -28,6 +29,9 @@ use crate::error::PinError;
 
 /// Everything of Bywash that has a path while it runs is below this directory.
 pub const RUN_DIRECTORY: &str = "/run/bywash";
+
+/// Name of the link's pin; the maps' pins have the maps' names.
+pub(crate) const LINK_PIN: &str = "link";
 
 /// Attempts to make a directory that another engine's clean end may be removing at the same moment.
 const MAKE_ATTEMPTS: u32 = 16;
@@ -251,6 +255,57 @@ impl PinDir {
         }
         Ok(())
     }
+}
+
+/// Removes what engines have left that were killed and whose interface has gone since: nobody takes those over. Not to be done is
+/// no error: the next start tries again.
+pub(crate) fn sweep(ours: &Path) {
+    let Some(directories) = ours
+        .parent()
+        .and_then(Path::parent)
+        .and_then(|root| fs::read_dir(root).ok())
+    else {
+        return;
+    };
+    for directory in directories.flatten() {
+        let bpffs = directory.path().join("bpf");
+        // The interface first: where there is one, a successor may be about to take the lock.
+        if bpffs == ours
+            || !owner_path(&bpffs).exists()
+            || !lost_its_interface(&bpffs.join(LINK_PIN))
+        {
+            continue;
+        }
+        // Locked: a live engine's.
+        if let Ok(owner) = lock_owner(&bpffs)
+            && (PinDir { bpffs, owner }).remove().is_ok()
+        {
+            let _absent_by_now = fs::remove_dir_all(directory.path());
+        }
+    }
+}
+
+/// Whether the pinned link's interface has gone. The kernel tells in the link's fdinfo (net/core/dev.c,
+/// `bpf_xdp_link_show_fdinfo`): index 0. A pin that cannot be seen from here may well have its interface.
+fn lost_its_interface(pin: &Path) -> bool {
+    let Ok(link) = PinnedLink::from_pin(pin) else {
+        return false;
+    };
+    let link = FdLink::from(link);
+    let Ok(id) = link.info().map(|info| info.id()) else {
+        return false;
+    };
+    let Ok(descriptors) = fs::read_dir("/proc/self/fdinfo") else {
+        return false;
+    };
+    let field = |text: &str, name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse::<u32>().ok())
+    };
+    descriptors
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
+        .any(|text| field(&text, "link_id:") == Some(id) && field(&text, "ifindex:") == Some(0))
 }
 
 /// `/run/bywash/<key>/owner` for `/run/bywash/<key>/bpf`.

@@ -198,6 +198,22 @@ fn a_link_that_lost_its_interface_is_replaced() -> Result<()> {
 }
 
 #[test]
+fn what_a_killed_engine_left_goes_when_its_interface_has_gone() -> Result<()> {
+    let link = Link::new()?;
+    Holder::start(HOLD, &["bwd0"])?.kill()?;
+    let left = link.pin_dir();
+    ip(&["link", "del", "bwd0"])?;
+    assert!(on_host(&left.join("link")));
+    // The next engine to start, on whatever interface.
+    let other = Link::new()?;
+    let demux = Demux::attach(&other.config(Mode::Auto))?;
+    assert!(!on_host(left.parent().context("a parent")?));
+    demux.detach()?;
+    other.nothing_left();
+    Ok(())
+}
+
+#[test]
 fn another_program_on_the_interface_is_named_and_left_alone() -> Result<()> {
     let link = Link::new()?;
     let open = ObjectBuilder::default().open_memory(bywash_xdp_tests::run::OBJECT)?;
