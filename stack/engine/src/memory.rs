@@ -101,7 +101,7 @@ impl<A: Service, B: Service> MemoryPair<A, B> {
         };
         let routes_a = routes(ADDRESSES_A, MAC_A, MAC_B);
         let routes_b = routes(ADDRESSES_B, MAC_B, MAC_A);
-        Self {
+        let mut pair = Self {
             a: Shard::new(
                 config.clone(),
                 ports.0,
@@ -114,7 +114,11 @@ impl<A: Service, B: Service> MemoryPair<A, B> {
                 b,
                 environment(clock_b, random_b, routes_b),
             ),
-        }
+        };
+        // Whoever listens does so before the other's first segment.
+        pair.a.start();
+        pair.b.start();
+        pair
     }
 
     /// A turn of each. Whether either did anything.

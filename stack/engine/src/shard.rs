@@ -426,13 +426,20 @@ impl<P: Port, S: Service> Shard<P, S> {
         f(&mut self.service, &mut Context::new(&mut self.core))
     }
 
-    /// One pass of the loop; see the crate's documentation for the stages and their order.
-    pub fn turn(&mut self) -> TurnReport {
-        self.core.now = self.core.env.clock.now();
+    /// Gives the service its `Started`, unless it has had it. The first turn does that by itself; where a peer on
+    /// the same thread must find listeners from its own first turn on, it is done beforehand.
+    pub fn start(&mut self) {
         if !self.started {
             self.started = true;
-            self.core.events.push_back(Event::Started);
+            self.service
+                .on_event(&mut Context::new(&mut self.core), Event::Started);
         }
+    }
+
+    /// One pass of the loop; see the crate's documentation for the stages and their order.
+    pub fn turn(&mut self) -> TurnReport {
+        self.start();
+        self.core.now = self.core.env.clock.now();
         let mut report = TurnReport {
             reclaimed: self.core.reclaim(),
             refilled: self.core.refill(),

@@ -251,9 +251,7 @@ impl<A: Service, B: Service> World<A, B> {
         let (mut port_a, mut port_b) = MemoryPort::pair(&MemoryConfig::default());
         faulty(&mut port_a, faults, seed);
         faulty(&mut port_b, faults, seed.wrapping_add(77));
-        let mut pair = MemoryPair::seeded(config, (port_a, port_b), a, b, &clock, seed);
-        // The server listens before the client's first turn.
-        pair.b.turn();
+        let pair = MemoryPair::seeded(config, (port_a, port_b), a, b, &clock, seed);
         Self {
             clock,
             pair,
