@@ -29,7 +29,7 @@ pids=()
 bounded() {
     local limit=$1 pid status=0
     shift
-    timeout --foreground "$limit" "$@" &
+    timeout --foreground --kill-after=2 "$limit" "$@" &
     pid=$!
     pids+=("$pid")
     wait "$pid" || status=$?
@@ -78,13 +78,23 @@ scratch=
 
 # Ends what this script has started, and takes down what it has made. Runs once, whatever the end.
 clean_up() {
-    local status=$? pid
+    local status=$? pid tries alive=()
     trap - EXIT INT TERM HUP
     for pid in "${pids[@]}"; do
         kill "$pid" 2>/dev/null || true
     done
-    for pid in "${pids[@]}"; do
-        wait "$pid" 2>/dev/null || true
+    # They end within moments; what does not is a fault that must not keep this script.
+    for ((tries = 0; tries < 100; tries++)); do
+        alive=()
+        for pid in "${pids[@]}"; do
+            kill -0 "$pid" 2>/dev/null && alive+=("$pid")
+        done
+        ((${#alive[@]} > 0)) || break
+        sleep 0.05
+    done
+    for pid in "${alive[@]}"; do
+        echo "demo.sh: does not end, and is killed: $(tr '\0' ' ' <"/proc/$pid/cmdline")" >&2
+        kill -KILL "$pid" 2>/dev/null || true
     done
     ip netns del "$peer" 2>/dev/null || true
     ip netns del "$host" 2>/dev/null || true
@@ -157,7 +167,7 @@ throughput "kernel to bywash"
 throughput "bywash to kernel" -R
 
 heading "ss, in the middle of one more test with 4 streams"
-timeout --foreground 20 ip netns exec "$peer" iperf3 -c 10.99.0.1 -J -t 2 -P 4 >"$scratch/report" &
+timeout --foreground --kill-after=2 20 ip netns exec "$peer" iperf3 -c 10.99.0.1 -J -t 2 -P 4 >"$scratch/report" &
 client=$!
 pids+=("$client")
 sleep 1 &

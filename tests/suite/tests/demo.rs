@@ -106,6 +106,10 @@ fn interrupted_anywhere_it_leaves_nothing() {
                 "at {moment:?}, after {:?}: {finished:#?}",
                 began.elapsed()
             );
+            assert!(
+                !finished.stderr.contains("is killed"),
+                "a program did not end at {moment:?}: {finished:#?}"
+            );
             assert_eq!(remains(pid), Vec::<String>::new(), "at {moment:?}");
             assert_eq!(engines_of_demos(), 0, "at {moment:?}");
         }

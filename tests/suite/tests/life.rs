@@ -202,16 +202,18 @@ fn wait_for_streams(server: &Running, count: u64) {
 fn a_signal_during_the_start_leaves_nothing() {
     let bed = Bed::new(Shape::default());
     let traces = Traces::of(&bed.host);
-    // From the first instruction to well after the ready line.
-    for delay in [0, 5, 10, 20, 30, 45, 60, 90, 130, 200, 300] {
+    // Closely spaced while handlers are installed, then to well after the ready line.
+    let early = (0..40).map(|step| step * 100);
+    let later = [5, 10, 20, 30, 45, 60, 90, 130, 200, 300].map(|ms| ms * 1000);
+    for delay in early.chain(later) {
         let server = bywash::start(&bed.host, &["echo", "-p", &PORT.to_string()]);
-        std::thread::sleep(Duration::from_millis(delay));
+        std::thread::sleep(Duration::from_micros(delay));
         let finished = server.end_by(Signal::SIGTERM, LIMIT);
         // Before its handler stands, the signal's own effect is the end: nothing was attached by then.
         let by_signal = std::os::unix::process::ExitStatusExt::signal(&finished.status) == Some(15);
         assert!(
             finished.status.success() || by_signal,
-            "after {delay} ms: {finished:#?}"
+            "after {delay} us: {finished:#?}"
         );
         traces.gone(&[]);
     }

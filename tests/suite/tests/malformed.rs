@@ -220,6 +220,39 @@ fn the_frames_are_right_where_they_are_not_damaged() {
     bywash::end(server);
 }
 
+/// Segments of every kind to the served port, most of them damaged.
+fn mutants(bed: &Bed, count: usize, seed: u64) -> Vec<Vec<u8>> {
+    let kinds = [
+        flags::SYN,
+        flags::ACK,
+        flags::SYN | flags::ACK,
+        flags::FIN | flags::ACK,
+        flags::RST,
+        0,
+        0xff,
+    ];
+    let models: Vec<Segment> = [false, true]
+        .into_iter()
+        .flat_map(|v6| kinds.map(|kind| segment(&bed.host, &bed.peer, v6, 0, kind)))
+        .collect();
+    let mut random = Random::new(seed);
+    let mut frames = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut model = models[random.below(models.len())].clone();
+        // Ports that the peer's kernel does not use for its own connections.
+        model.ports.0 = 1024 + random.below(20_000) as u16;
+        model.numbers = (random.draw() as u32, random.draw() as u32);
+        let mut frame = model.frame();
+        // One in eight is well-formed and only out of place.
+        if random.below(8) > 0 {
+            mutate(&mut frame, &mut random);
+        }
+        frame.truncate(1514);
+        frames.push(frame);
+    }
+    frames
+}
+
 #[test]
 fn a_spray_of_mutants_harms_nobody() {
     const SEED: u64 = 20;
@@ -244,34 +277,7 @@ fn a_spray_of_mutants_harms_nobody() {
         .into_iter()
         .collect();
 
-    let kinds = [
-        flags::SYN,
-        flags::ACK,
-        flags::SYN | flags::ACK,
-        flags::FIN | flags::ACK,
-        flags::RST,
-        0,
-        0xff,
-    ];
-    let models: Vec<Segment> = [false, true]
-        .into_iter()
-        .flat_map(|v6| kinds.map(|kind| segment(&bed.host, &bed.peer, v6, 0, kind)))
-        .collect();
-    let mut random = Random::new(SEED);
-    let mut frames = Vec::with_capacity(MUTANTS);
-    for _ in 0..MUTANTS {
-        let mut model = models[random.below(models.len())].clone();
-        // Ports that the peer's kernel does not use for its own connections.
-        model.ports.0 = 1024 + random.below(20_000) as u16;
-        model.numbers = (random.draw() as u32, random.draw() as u32);
-        let mut frame = model.frame();
-        // One in eight is well-formed and only out of place.
-        if random.below(8) > 0 {
-            mutate(&mut frame, &mut random);
-        }
-        frame.truncate(1514);
-        frames.push(frame);
-    }
+    let frames = mutants(&bed, MUTANTS, SEED);
     let device = bed.peer.device.clone();
     let taken = bed.peer.inside(move || {
         let wire = Wire::open(&device);
