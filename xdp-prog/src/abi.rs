@@ -147,6 +147,23 @@ impl Config {
         bytes[18..20].copy_from_slice(&self.local_port_last.to_ne_bytes());
         bytes
     }
+
+    /// What [`Config::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8; 24]) -> Self {
+        let word = |at: usize| {
+            u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        let half = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        Self {
+            abi_version: word(0),
+            flags: word(4),
+            slots_per_queue: word(8),
+            queues: word(12),
+            local_port_first: half(16),
+            local_port_last: half(18),
+            reserved: word(20),
+        }
+    }
 }
 
 /// An address as the maps hold it: IPv6, or IPv4 mapped to `::ffff:a.b.c.d`.

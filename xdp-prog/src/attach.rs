@@ -18,9 +18,10 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, XdpMode};
 use nix::libc;
 
-use crate::abi::{ABI_VERSION, SLOTS_PER_QUEUE};
+use crate::abi::{ABI_VERSION, Config, SLOTS_PER_QUEUE};
 use crate::demux::{AttachConfig, AttachedMode, Mode};
 use crate::error::{AttachError, DetachError, errno};
+use crate::inherit::{Inherited, inherit};
 use crate::interface::{self, Interface};
 use crate::object::{Maps, Object};
 use crate::pin::{self, LINK_PIN, OpenError, PinDir, Scope, pin_error, sweep};
@@ -52,12 +53,15 @@ pub(crate) struct Outcome {
     /// Why Auto ended generic.
     pub(crate) native_refusal: Option<AttachError>,
     pub(crate) scope: Scope,
+    /// What is ours because it was a dead engine's.
+    pub(crate) inherited: Inherited,
 }
 
 /// A link with our program, and how it came about.
 struct Attached {
     link: FdLink,
     took_over: bool,
+    inherited: Inherited,
     native_refusal: Option<AttachError>,
 }
 
@@ -77,6 +81,7 @@ pub(crate) fn attach(config: &AttachConfig) -> Result<(Maps, Attachment, Outcome
     check(config)?;
     state_of(config)?;
     let mut object = Object::load(config.queues)?;
+    object.write_config(initial(config))?;
     // Only paths need the host's mount namespace, but lock, take-over and pins are one transaction: all of it runs there.
     let (attachment, outcome) = pin::in_host_mounts(|scope| attach_in(config, scope, &mut object))?;
     match object.into_maps() {
@@ -86,6 +91,16 @@ pub(crate) fn attach(config: &AttachConfig) -> Result<(Maps, Attachment, Outcome
             let _ = attachment.remove();
             Err(error)
         }
+    }
+}
+
+/// What the program goes by from its first packet on: shards, and no ports yet.
+pub(crate) fn initial(config: &AttachConfig) -> Config {
+    Config {
+        abi_version: ABI_VERSION,
+        slots_per_queue: SLOTS_PER_QUEUE,
+        queues: config.queues,
+        ..Config::default()
     }
 }
 
@@ -136,6 +151,7 @@ fn attach_in(
                 took_over: attached.took_over,
                 native_refusal: attached.native_refusal,
                 scope,
+                inherited: attached.inherited,
             };
             Ok((attachment, outcome))
         }
@@ -153,9 +169,10 @@ fn attach_and_pin(
     pin_dir: &mut PinDir,
 ) -> Result<(Attached, AttachedMode, u32), AttachError> {
     let attached = match take_over(config, object, pin_dir)? {
-        Some(link) => Attached {
+        Some((link, inherited)) => Attached {
             link,
             took_over: true,
+            inherited,
             native_refusal: None,
         },
         None => {
@@ -167,6 +184,7 @@ fn attach_and_pin(
             Attached {
                 link: pinned.into(),
                 took_over: false,
+                inherited: Inherited::default(),
                 native_refusal,
             }
         }
@@ -204,7 +222,7 @@ fn take_over(
     config: &AttachConfig,
     object: &mut Object,
     pin_dir: &PinDir,
-) -> Result<Option<FdLink>, AttachError> {
+) -> Result<Option<(FdLink, Inherited)>, AttachError> {
     if !pin_dir.contains(LINK_PIN) {
         return Ok(None);
     }
@@ -215,8 +233,14 @@ fn take_over(
         Some(AttachedMode::Generic) => config.mode == Mode::Generic,
         None => false,
     };
-    if suits && let Some(link) = update_stale(config, object, pin_dir)? {
-        return Ok(Some(link));
+    if suits {
+        let inherited = inherit(pin_dir, object, initial(config))?;
+        if let Some(link) = update_stale(config, object, pin_dir)? {
+            return Ok(Some((link, inherited)));
+        }
+        // A new link on a new interface: nothing of the old one's is ours there.
+        object.forget(&inherited)?;
+        object.write_config(initial(config))?;
     }
     pin_dir.unpin(LINK_PIN)?;
     if let Some(stale) = before {

@@ -11,12 +11,13 @@ use aya::maps::MapError;
 use nix::libc;
 
 use crate::abi::{
-    ABI_VERSION, Config, FLOWS_PER_QUEUE, FlowKey, FlowValue, PORT_TCP_LISTEN, PORT_TCP_OURS,
-    SLOTS_PER_QUEUE, address_bytes, slot,
+    Config, FLOWS_PER_QUEUE, FlowKey, FlowValue, PORT_TCP_LISTEN, PORT_TCP_OURS, SLOTS_PER_QUEUE,
+    address_bytes, slot,
 };
 use crate::attach::{self, Attachment, Outcome};
 use crate::counter::Counter;
 use crate::error::{AttachError, DemuxError, DetachError, errno};
+use crate::inherit::Inherited;
 use crate::object::{self, Maps};
 use crate::pin::Scope;
 
@@ -85,6 +86,8 @@ struct State {
     config: Config,
     ports: HashMap<u16, PortUse>,
     vlans: Vec<u16>,
+    /// Of a dead engine, until [`Demux::settle`]; without what this engine has asked for itself.
+    inherited: Inherited,
 }
 
 /// How many listeners and connections need a port to be ours.
@@ -98,28 +101,53 @@ impl Demux {
     /// Loads the program, attaches it to the interface and pins link and maps.
     ///
     /// Nothing is ours at first: every packet passes until addresses, ports and sockets are set. A link that a dead engine left is
-    /// taken over atomically (its maps are not: the sockets and connections that they named are gone).
+    /// taken over atomically, with its ports and addresses: their packets are dropped as before, until this engine serves them or
+    /// [`Demux::settle`] gives them back. Sockets and flows are not taken over: they are gone.
     pub fn attach(config: &AttachConfig) -> Result<Self, AttachError> {
-        let (maps, attachment, outcome) = attach::attach(config)?;
+        let (maps, attachment, mut outcome) = attach::attach(config)?;
+        let inherited = std::mem::take(&mut outcome.inherited);
+        let (local_port_first, local_port_last) = inherited.local_ports;
         let demux = Self {
             state: Mutex::new(State {
                 maps,
-                config: Config::default(),
+                config: Config {
+                    local_port_first,
+                    local_port_last,
+                    ..attach::initial(config)
+                },
                 ports: HashMap::new(),
                 vlans: Vec::new(),
+                inherited,
             }),
             outcome,
             queues: config.queues,
             attachment: Some(attachment),
         };
-        // From here on dropping `demux` cleans up.
-        demux.lock().write_config(Config {
-            abi_version: ABI_VERSION,
-            slots_per_queue: SLOTS_PER_QUEUE,
-            queues: config.queues,
-            ..Config::default()
-        })?;
         Ok(demux)
+    }
+
+    /// Ends a take-over, once this engine has asked for everything that it serves: the dead engine's other ports and addresses are
+    /// the kernel's again.
+    pub fn settle(&self) -> Result<(), DemuxError> {
+        let mut state = self.lock();
+        let inherited = std::mem::take(&mut state.inherited);
+        for port in inherited.ports {
+            let set = state.maps.ports.set(u32::from(port), 0, 0);
+            set.map_err(failed("giving a port back", "ports"))?;
+        }
+        for address in inherited.addresses {
+            absent_is_fine(state.maps.addresses.remove(&address))
+                .map_err(failed("giving an address back", "addresses"))?;
+        }
+        if inherited.local_ports == (0, 0) {
+            return Ok(());
+        }
+        let config = Config {
+            local_port_first: 0,
+            local_port_last: 0,
+            ..state.config
+        };
+        state.write_config(config)
     }
 
     /// The mode that the kernel reports.
@@ -214,6 +242,7 @@ impl Demux {
             local_port_last: last,
             ..state.config
         };
+        state.inherited.local_ports = (0, 0);
         state.write_config(config)
     }
 
@@ -224,7 +253,9 @@ impl Demux {
             return Err(DemuxError::Address(address));
         }
         let mut state = self.lock();
-        let added = state.maps.addresses.insert(address_bytes(address), 1, 0);
+        let bytes = address_bytes(address);
+        state.inherited.addresses.retain(|old| *old != bytes);
+        let added = state.maps.addresses.insert(bytes, 1, 0);
         added.map_err(full_or_failed(
             "adding an address",
             "addresses",
@@ -368,6 +399,7 @@ impl State {
         };
         let set = self.maps.ports.set(u32::from(port), bits, 0);
         set.map_err(failed("setting a port", "ports"))?;
+        self.inherited.ports.retain(|old| *old != port);
         if bits == 0 {
             self.ports.remove(&port);
         } else {

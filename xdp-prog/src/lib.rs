@@ -20,6 +20,7 @@ mod attach;
 mod counter;
 mod demux;
 mod error;
+mod inherit;
 mod interface;
 mod object;
 pub mod pin;

@@ -7,8 +7,9 @@ use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use nix::libc;
 
-use crate::abi::{FLOWS_PER_QUEUE, SLOTS_PER_QUEUE};
+use crate::abi::{Config, FLOWS_PER_QUEUE, SLOTS_PER_QUEUE};
 use crate::error::{AttachError, errno};
+use crate::inherit::Inherited;
 
 /// Built from `bpf/demux.bpf.c` by `cargo run -p bywash-xdp-compile`; its disassembly is beside it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/demux.bpf.o");
@@ -55,6 +56,43 @@ impl Object {
         Ok(Self { ebpf })
     }
 
+    /// Writes the configuration, before the program sees its first packet.
+    pub(crate) fn write_config(&mut self, config: Config) -> Result<(), AttachError> {
+        let mut map: Array<&mut MapData, [u8; 24]> = borrowed(&mut self.ebpf, "config")?;
+        map.set(0, config.to_bytes(), 0)
+            .map_err(|error| load_error("writing its configuration", error))
+    }
+
+    /// Makes addresses and ports ours, before the program sees its first packet.
+    pub(crate) fn write_ours(
+        &mut self,
+        addresses: &[[u8; 16]],
+        ports: &[u16],
+        bits: u32,
+    ) -> Result<(), AttachError> {
+        let failed = |error| load_error("filling its maps", error);
+        let mut map: HashMap<&mut MapData, [u8; 16], u32> = borrowed(&mut self.ebpf, "addresses")?;
+        for address in addresses {
+            map.insert(address, 1, 0).map_err(failed)?;
+        }
+        let mut map: Array<&mut MapData, u32> = borrowed(&mut self.ebpf, "ports")?;
+        for port in ports {
+            map.set(u32::from(*port), bits, 0).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Undoes [`Object::write_ours`].
+    pub(crate) fn forget(&mut self, inherited: &Inherited) -> Result<(), AttachError> {
+        self.write_ours(&[], &inherited.ports, 0)?;
+        let mut map: HashMap<&mut MapData, [u8; 16], u32> = borrowed(&mut self.ebpf, "addresses")?;
+        for address in &inherited.addresses {
+            map.remove(address)
+                .map_err(|error| load_error("clearing its maps", error))?;
+        }
+        Ok(())
+    }
+
     /// The program, loaded.
     pub(crate) fn program(&mut self) -> Result<&mut Xdp, AttachError> {
         program(&mut self.ebpf)
@@ -95,6 +133,17 @@ where
 {
     let map = ebpf
         .take_map(name)
+        .ok_or_else(|| load_error("finding its maps", missing(name)))?;
+    T::try_from(map).map_err(|error| load_error("the layout of its maps", error))
+}
+
+fn borrowed<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<T, AttachError>
+where
+    T: TryFrom<&'a mut Map>,
+    T::Error: Error + Send + Sync + 'static,
+{
+    let map = ebpf
+        .map_mut(name)
         .ok_or_else(|| load_error("finding its maps", missing(name)))?;
     T::try_from(map).map_err(|error| load_error("the layout of its maps", error))
 }

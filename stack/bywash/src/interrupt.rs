@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -22,11 +23,22 @@ impl Interrupt {
     pub(crate) fn install() -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let signal = Arc::new(AtomicUsize::new(0));
-        for number in [SIGINT, SIGTERM] {
-            flag::register_usize(number, Arc::clone(&signal), number as usize)?;
-            flag::register(number, Arc::clone(&stop))?;
-        }
+        // A signal in the middle of this would find a handler that does nothing yet: it waits until
+        // all is in place. There is one thread so far.
+        let both: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+        both.thread_block()?;
+        let registered = Self::register(&stop, &signal);
+        both.thread_unblock()?;
+        registered?;
         Ok(Self { stop, signal })
+    }
+
+    fn register(stop: &Arc<AtomicBool>, signal: &Arc<AtomicUsize>) -> io::Result<()> {
+        for number in [SIGINT, SIGTERM] {
+            flag::register_usize(number, Arc::clone(signal), number as usize)?;
+            flag::register(number, Arc::clone(stop))?;
+        }
+        Ok(())
     }
 
     /// Set as long as the process lives, once a signal has come.

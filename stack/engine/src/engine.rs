@@ -283,6 +283,8 @@ impl<S: Service + Send + 'static> Engine<S> {
             // On an error the engine is dropped, which undoes what stands so far.
             engine.description.bind_mode = engine.start_shard(seed, make(index))?;
         }
+        // Every service has asked for its ports.
+        demux.settle()?;
         engine.control = Some(ControlServer::start(
             &engine._lock,
             control::handler(engine.description.clone(), engine.directory.clone(), demux),

@@ -202,8 +202,8 @@ fn what_a_killed_engine_left_goes_when_its_interface_has_gone() -> Result<()> {
     let link = Link::new()?;
     Holder::start(HOLD, &["bwd0"])?.kill()?;
     let left = link.pin_dir();
-    ip(&["link", "del", "bwd0"])?;
     assert!(on_host(&left.join("link")));
+    ip(&["link", "del", "bwd0"])?;
     // The next engine to start, on whatever interface.
     let other = Link::new()?;
     let demux = Demux::attach(&other.config(Mode::Auto))?;
