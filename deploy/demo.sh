@@ -47,7 +47,7 @@ forget() {
 
 install_missing() {
     local entry missing=()
-    for entry in iperf3:iperf3 iproute2:ip iputils-ping:ping jq:jq gcc:gcc; do
+    for entry in iperf3:iperf3 iproute2:ip iputils-ping:ping jq:jq build-essential:cc; do
         command -v "${entry#*:}" >/dev/null || missing+=("${entry%%:*}")
     done
     ((${#missing[@]} > 0)) || return 0
