@@ -9,7 +9,7 @@
 use bywash_tcp::time::{Duration, Instant};
 
 /// First ring that belongs to single flows; 0 is the primary, 1 the control pool.
-pub(crate) const FIRST_POOL: usize = 2;
+const FIRST_POOL: usize = 2;
 
 /// How long a new flow's ring is left unread. A NAPI cycle of 64 packets takes under 100 us here.
 const GRACE: Duration = Duration::from_micros(200);

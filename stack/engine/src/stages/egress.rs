@@ -3,7 +3,7 @@
 //! Late in the turn, so that this burst's ACKs leave with it. Connections take turns by a quantum
 //! of segments; whoever cannot send for want of ring room or frames stays in the queue.
 
-use bywash_tcp::Transmit;
+use bywash_tcp::{State, Transmit};
 use bywash_wire::checksum::Sum;
 use bywash_wire::{DropReason, Ecn, Link, Segment, Tuple};
 use bywash_xsk::Port;
@@ -102,6 +102,9 @@ impl<P: Port> Core<P> {
         };
         conn.ready = false;
         if !conn.tcp.is_closed() {
+            if conn.pool.is_some() && conn.tcp.state() == State::TimeWait {
+                self.demote(index);
+            }
             return self.rearm(index);
         }
         // Its end may still have to be told, in the next turn or when everything has been read.

@@ -11,7 +11,6 @@ use bywash_xsk::{Frame, Port};
 
 use crate::config::PoolPolicy;
 use crate::payload::FramePayload;
-use crate::pools::FIRST_POOL;
 use crate::shard::{Conn, Core, Origin, Phase, Pressure};
 use crate::stages::egress::post_header;
 
@@ -20,14 +19,10 @@ impl<P: Port> Core<P> {
     /// in the primary.
     pub(crate) fn ingress(&mut self) -> usize {
         self.pools.expire(self.now);
-        let rings = if self.pools.usage().0 > 0 {
-            self.port.rings()
-        } else {
-            self.port.rings().min(FIRST_POOL)
-        };
         let mut received = 0;
         let mut batch = std::mem::take(&mut self.batch);
-        for ring in 0..rings {
+        // All of them, those of no flow too: packets may have been under way when a flow left its ring.
+        for ring in 0..self.port.rings() {
             if self.pools.is_held(ring) {
                 continue;
             }
@@ -259,6 +254,16 @@ impl<P: Port> Core<P> {
                 self.pools.release(ring);
                 self.counters.promotions_failed += 1;
             }
+        }
+    }
+
+    /// Takes the flow's ring away: all that is left of it is the minute in TIME-WAIT, and rings are few.
+    pub(crate) fn demote(&mut self, index: u32) {
+        if let Some(conn) = self.conns.by_index(index)
+            && let Some(ring) = conn.pool.take()
+        {
+            self.env.steering.remove_flow(conn.tcp.tuple());
+            self.pools.release(ring);
         }
     }
 
