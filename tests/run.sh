@@ -101,6 +101,7 @@ install_target
 check "format" cargo fmt --all --check
 check "release build of the default members, without clang and libelf" build_as_embedder
 check "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
+check "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 check "the committed XDP object is what its source compiles to" cargo run --locked --quiet -p bywash-xdp-compile -- --check
 check "tests" tests
 

@@ -164,7 +164,7 @@ impl ActiveTest {
         }
     }
 
-    /// How far it is. Pairs with [`Self::set_phase`]: what was settled before a phase is seen with it.
+    /// How far it is. Pairs with `set_phase`: what was settled before a phase is seen with it.
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Acquire) {
             0 => Phase::Preparing,

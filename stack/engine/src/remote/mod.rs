@@ -22,7 +22,7 @@
 //!   blocking call blocks and a non-blocking one says `WouldBlock`;
 //! - commands: a full queue makes the application wait for the shard, never the shard for it.
 //!
-//! Readiness is a level ([`Readiness`](bywash_tcp::Readiness)), readable at any time without taking anything; connecting
+//! Readiness is a level ([`Readiness`]), readable at any time without taking anything; connecting
 //! in progress and the pending error are states of the connection. `poll`, `epoll` and `mio` can be
 //! built on that.
 
