@@ -37,7 +37,7 @@ impl<P: Port> Core<P> {
                 ListenRefused::Demux(cause) => ListenError::Steering { port, cause },
             })?;
         let config = self.config_with(options);
-        self.listeners.insert(port, config);
+        self.listeners.insert(port, &config, self.config.mtu);
         Ok(ListenerId { port })
     }
 
@@ -55,6 +55,9 @@ impl<P: Port> Core<P> {
         let ip = remote.ip();
         if remote.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
             return Err(ConnectError::BadAddress(remote));
+        }
+        if self.conns.len() >= self.config.max_connections as usize {
+            return Err(ConnectError::Full(self.config.max_connections));
         }
         if !self.local_ports.reserved {
             let range = self.config.local_ports.clone();
@@ -83,14 +86,15 @@ impl<P: Port> Core<P> {
                     .choose_tuple(&path, remote)
                     .ok_or(ConnectError::NoPort(remote))?;
                 let tcp = self.active_connection(&config, tuple, path.mtu);
-                self.adopt(tcp, Origin::Active, None)
+                self.adopt(tcp, Origin::Active, config.receive_buffer, None)
             }
             Resolution::Pending | Resolution::Unreachable(_) => {
                 // Address and port are chosen when the path is known; this connection is a
                 // placeholder that no segment reaches.
                 let tuple = Tuple::tcp(source, 0, ip, remote.port());
                 let tcp = self.active_connection(&config, tuple, self.config.mtu);
-                self.adopt(tcp, Origin::Active, Some(Box::new(config)))
+                let buffer = config.receive_buffer;
+                self.adopt(tcp, Origin::Active, buffer, Some(Box::new(config)))
             }
         };
         let id = self.conns.id_of(index).expect("just adopted");
@@ -217,12 +221,17 @@ impl<P: Port> Core<P> {
         ))
     }
 
-    /// Bytes of unread data that one connection may announce at the present pressure.
-    pub(crate) fn receive_limit(&self) -> usize {
-        match self.pressure {
-            Pressure::None => self.config.tcp.receive_buffer,
-            Pressure::Half => self.config.tcp.receive_buffer / 2,
-            Pressure::High => HIGH_PRESSURE_SEGMENTS * usize::from(self.config.mtu),
+    /// Tells the connection how many unread bytes it may announce at the present pressure.
+    pub(crate) fn limit_window(&mut self, index: u32) {
+        let few = HIGH_PRESSURE_SEGMENTS * usize::from(self.config.mtu);
+        let pressure = self.pressure;
+        if let Some(conn) = self.conns.by_index(index) {
+            let whole = conn.receive_buffer;
+            conn.tcp.set_receive_limit(match pressure {
+                Pressure::None => whole,
+                Pressure::Half => whole / 2,
+                Pressure::High => whole.min(few),
+            });
         }
     }
 

@@ -2,16 +2,42 @@
 
 use std::collections::HashMap;
 
-use bywash_tcp::Config as TcpConfig;
+use bywash_tcp::{Config as TcpConfig, Listener};
+use bywash_wire::Tuple;
+
+use crate::paths::{MSS_BELOW_MTU_V4, MSS_BELOW_MTU_V6};
 
 /// One listening port of a shard.
 pub(crate) struct PortListener {
-    /// Configuration of the connections accepted here.
-    pub(crate) tcp: TcpConfig,
+    /// The LISTEN state for each family: their segment sizes differ. Connections share its settings.
+    v4: Listener,
+    v6: Listener,
     /// Connections in SYN-RECEIVED that came here.
     pub(crate) half_open: u32,
     /// Connections accepted since the start.
     pub(crate) accepted: u64,
+}
+
+impl PortListener {
+    fn new(config: &TcpConfig, mtu: u16) -> Self {
+        let listener = |most: u16| {
+            Listener::new(TcpConfig {
+                mss: config.mss.min(most),
+                ..config.clone()
+            })
+        };
+        Self {
+            v4: listener(mtu.saturating_sub(MSS_BELOW_MTU_V4)),
+            v6: listener(mtu.saturating_sub(MSS_BELOW_MTU_V6)),
+            half_open: 0,
+            accepted: 0,
+        }
+    }
+
+    /// The LISTEN state that a SYN of this tuple meets.
+    pub(crate) fn listener(&self, tuple: &Tuple) -> &Listener {
+        if tuple.is_v4() { &self.v4 } else { &self.v6 }
+    }
 }
 
 /// Listening ports by number.
@@ -25,15 +51,8 @@ impl Listeners {
         self.by_port.contains_key(&port)
     }
 
-    pub(crate) fn insert(&mut self, port: u16, tcp: TcpConfig) {
-        self.by_port.insert(
-            port,
-            PortListener {
-                tcp,
-                half_open: 0,
-                accepted: 0,
-            },
-        );
+    pub(crate) fn insert(&mut self, port: u16, config: &TcpConfig, mtu: u16) {
+        self.by_port.insert(port, PortListener::new(config, mtu));
     }
 
     pub(crate) fn remove(&mut self, port: u16) -> bool {

@@ -9,7 +9,6 @@ use bywash_xsk::Port;
 
 use crate::host::{Path, Resolution, Unreachable};
 use crate::shard::{Core, Origin};
-use crate::stages::ingress::mss_for;
 
 impl<P: Port> Core<P> {
     /// Asks for the connection's path. It sends once the path is known.
@@ -166,4 +165,18 @@ impl<P: Port> Core<P> {
 
 fn peer_address(tuple: &Tuple) -> SocketAddr {
     SocketAddr::new(tuple.remote, tuple.remote_port)
+}
+
+/// IPv4 and TCP header without options (RFC 6691).
+pub(crate) const MSS_BELOW_MTU_V4: u16 = 40;
+/// IPv6 and TCP header without options (RFC 8200 8.3).
+pub(crate) const MSS_BELOW_MTU_V6: u16 = 60;
+
+/// Largest payload without options in a datagram of `mtu` bytes.
+fn mss_for(mtu: u16, tuple: &Tuple) -> u16 {
+    mtu.saturating_sub(if tuple.is_v4() {
+        MSS_BELOW_MTU_V4
+    } else {
+        MSS_BELOW_MTU_V6
+    })
 }

@@ -156,6 +156,9 @@ pub enum ConnectError {
         "no local port is free towards {0}: wait for old connections to leave TIME-WAIT, or give a larger local range"
     )]
     NoPort(SocketAddr),
+    /// The shard has as many connections as it may.
+    #[error("the shard already has {0} connections; close some, or raise `max_connections`")]
+    Full(u32),
     /// The local range could not be reserved.
     #[error("{0}")]
     Range(String),

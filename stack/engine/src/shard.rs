@@ -65,6 +65,8 @@ pub(crate) struct Conn {
     pub(crate) origin: Origin,
     /// RX ring that the demultiplexer sends the flow to, if it has one of its own.
     pub(crate) pool: Option<u16>,
+    /// Unread bytes it may announce while frames are plenty.
+    pub(crate) receive_buffer: usize,
     /// Bytes received before promotion; counts no further afterwards.
     pub(crate) received: u64,
     /// Stands in `Core::dirty`.
@@ -282,7 +284,8 @@ impl<P: Port> Core<P> {
         if let Origin::HalfOpen(port) = conn.origin
             && let Some(listener) = self.listeners.by_port(port)
         {
-            listener.half_open -= 1;
+            // A listener that was closed and opened again counts from zero.
+            listener.half_open = listener.half_open.saturating_sub(1);
         }
         self.counters.connections_closed += 1;
     }

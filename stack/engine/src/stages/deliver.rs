@@ -111,7 +111,7 @@ impl<P: Port> Core<P> {
                     conn.origin = Origin::Accepted(port);
                     let peer = peer_of(conn.tcp.tuple());
                     if let Some(listener) = self.listeners.by_port(port) {
-                        listener.half_open -= 1;
+                        listener.half_open = listener.half_open.saturating_sub(1);
                         listener.accepted += 1;
                     }
                     let listener = ListenerId { port };
@@ -138,11 +138,8 @@ impl<P: Port> Core<P> {
     /// changes.
     fn spread_pressure(&mut self) {
         let all: Vec<u32> = self.conns.iter().map(|(id, _)| id.index).collect();
-        let limit = self.receive_limit();
         for index in all {
-            if let Some(conn) = self.conns.by_index(index) {
-                conn.tcp.set_receive_limit(limit);
-            }
+            self.limit_window(index);
         }
     }
 
@@ -165,4 +162,114 @@ fn end_of(conn: &mut Conn, reason: CloseReason) -> Option<CloseReason> {
     }
     conn.told = true;
     Some(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use bywash_wire::DropReason;
+    use bywash_xsk::{MemoryConfig, MemoryPort, Port};
+
+    use crate::clock::ManualClock;
+    use crate::config::ShardConfig;
+    use crate::context::{ConnOptions, Context};
+    use crate::memory::{ADDRESSES_A, MemoryPair};
+    use crate::service::{Event, Recv, Service};
+    use crate::shard::Pressure;
+
+    const PORT: u16 = 9;
+    const BYTES: usize = 3_000_000;
+
+    #[derive(Default)]
+    struct Sink {
+        received: usize,
+    }
+
+    impl Service for Sink {
+        fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
+            match event {
+                Event::Started => {
+                    cx.listen(PORT, ConnOptions::default()).expect("free");
+                }
+                Event::Readable { conn } => {
+                    while let Ok(Recv::Data(frame)) = cx.recv(conn) {
+                        self.received += frame.len();
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[derive(Default)]
+    struct Source {
+        sent: usize,
+    }
+
+    impl Service for Source {
+        fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
+            let conn = match event {
+                Event::Started => {
+                    let sink = SocketAddr::new(ADDRESSES_A[0], PORT);
+                    cx.connect(sink, ConnOptions::default()).expect("a path");
+                    return;
+                }
+                Event::Connected { conn } | Event::Writable { conn } => conn,
+                _ => return,
+            };
+            while self.sent < BYTES {
+                let piece = [7; 1000];
+                let taken = cx.send(conn, &piece[..piece.len().min(BYTES - self.sent)]);
+                let taken = taken.expect("open");
+                self.sent += taken;
+                if taken < piece.len() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Frames held by applications shrink the windows, then refuse data but not ACKs; nothing is lost for good.
+    #[test]
+    fn frames_that_are_held_close_the_windows_and_give_them_back() {
+        let config = ShardConfig {
+            lease_cap: 40,
+            ..ShardConfig::default()
+        };
+        let clock = ManualClock::new();
+        let ports = MemoryPort::pair(&MemoryConfig::default());
+        let (sink, source) = (Sink::default(), Source::default());
+        let mut pair = MemoryPair::seeded(&config, ports, sink, source, &clock, 1);
+        let mut run = |pair: &mut MemoryPair<Sink, Source>, turns: usize| {
+            for _ in 0..turns {
+                pair.turn();
+                clock.advance(std::time::Duration::from_micros(500));
+            }
+        };
+        run(&mut pair, 8);
+        let before = pair.a.service().received;
+        assert!(before > 0 && before < BYTES, "in the middle: {before}");
+        assert_eq!(pair.a.core.pressure, Pressure::None);
+
+        // As an application that keeps leases would.
+        let umem = pair.a.core.port.umem().clone();
+        let mut held: Vec<_> = (0..32).filter_map(|_| umem.alloc_rx()).collect();
+        // What was promised before stays promised, and is used up first.
+        run(&mut pair, 60);
+        assert_eq!(pair.a.core.pressure, Pressure::High);
+        let window = pair.a.report().connections[0].rcv_wnd;
+        assert!(window <= 4 * 1500, "{window}");
+        held.extend((0..8).filter_map(|_| umem.alloc_rx()));
+        run(&mut pair, 4);
+        let stalled = pair.a.service().received;
+        run(&mut pair, 400);
+        assert_eq!(pair.a.service().received, stalled, "nothing more is kept");
+        assert!(pair.a.core.counters.drops[DropReason::NoReceiveCredit.index()] > 0);
+
+        drop(held);
+        run(&mut pair, 40_000);
+        assert_eq!(pair.a.core.pressure, Pressure::None);
+        assert_eq!(pair.a.service().received, BYTES);
+    }
 }

@@ -5,7 +5,7 @@
 //! connection's queue (the frame with it), it was dropped for a reason that is counted, or it had
 //! nothing but a header.
 
-use bywash_tcp::{Disposition, ListenOutcome, Listener, reset_for};
+use bywash_tcp::{Disposition, ListenOutcome, reset_for};
 use bywash_wire::{Decoded, DropReason, Ecn, Flags, Link, Segment, Tuple};
 use bywash_xsk::{Frame, Port};
 
@@ -162,16 +162,16 @@ impl<P: Port> Core<P> {
             };
             return self.count_drop(reason);
         }
-        let mut config = entry.tcp.clone();
-        config.mss = mss_for(self.config.mtu, &tuple).min(config.mss);
         let iss = self.secrets.initial_sequence(&tuple, self.now);
         let offset = self.secrets.timestamp_offset(&tuple);
-        let outcome =
-            Listener::new(config).on_segment(self.now, tuple, &decoded.segment, iss, offset);
+        let listener = entry.listener(&tuple);
+        let buffer = listener.config().receive_buffer;
+        let outcome = listener.on_segment(self.now, tuple, &decoded.segment, iss, offset);
         match outcome {
             ListenOutcome::Connection(tcp) => {
                 entry.half_open += 1;
-                let index = self.adopt(tcp, Origin::HalfOpen(tuple.local_port), None);
+                let origin = Origin::HalfOpen(tuple.local_port);
+                let index = self.adopt(tcp, origin, buffer, None);
                 self.find_path(index);
             }
             ListenOutcome::Reset(reset) => {
@@ -188,6 +188,7 @@ impl<P: Port> Core<P> {
         &mut self,
         tcp: bywash_tcp::Connection<FramePayload>,
         origin: Origin,
+        receive_buffer: usize,
         opening: Option<Box<bywash_tcp::Config>>,
     ) -> u32 {
         let tuple = *tcp.tuple();
@@ -197,6 +198,7 @@ impl<P: Port> Core<P> {
             link: None,
             origin,
             pool: None,
+            receive_buffer,
             received: 0,
             dirty: false,
             ready: false,
@@ -208,6 +210,9 @@ impl<P: Port> Core<P> {
             opening,
         });
         self.counters.connections_opened += 1;
+        if self.pressure != Pressure::None {
+            self.limit_window(id.index);
+        }
         if known {
             self.enlist(&tuple, id.index);
         }
@@ -321,11 +326,6 @@ impl<P: Port> Core<P> {
         };
         std::mem::replace(&mut self.pressure, pressure) != pressure
     }
-}
-
-/// Largest payload without options in a datagram of `mtu` bytes (RFC 6691, RFC 8200 8.3).
-pub(crate) fn mss_for(mtu: u16, tuple: &Tuple) -> u16 {
-    mtu.saturating_sub(if tuple.is_v4() { 40 } else { 60 })
 }
 
 /// The frame with its window on the payload.

@@ -3,7 +3,7 @@
 
 mod deliver;
 mod egress;
-pub(crate) mod ingress;
+mod ingress;
 mod kick;
 mod reclaim;
 mod refill;
