@@ -241,7 +241,7 @@ mod tests {
         let ports = MemoryPort::pair(&MemoryConfig::default());
         let (sink, source) = (Sink::default(), Source::default());
         let mut pair = MemoryPair::seeded(&config, ports, sink, source, &clock, 1);
-        let mut run = |pair: &mut MemoryPair<Sink, Source>, turns: usize| {
+        let run = |pair: &mut MemoryPair<Sink, Source>, turns: usize| {
             for _ in 0..turns {
                 pair.turn();
                 clock.advance(std::time::Duration::from_micros(500));
