@@ -34,6 +34,9 @@ use crate::slab::Slab;
 use crate::steering::Steering;
 use crate::wheel::Wheel;
 
+/// How long a shard that ends tries to get its RSTs into the TX ring.
+const RESET_TIME: bywash_tcp::time::Duration = bywash_tcp::time::Duration::from_millis(100);
+
 /// Everything that a shard takes from outside: a simulation gives its own.
 pub struct Environment {
     /// Monotonic time, read once a turn.
@@ -162,6 +165,10 @@ pub(crate) enum Phase {
     },
     /// Connections are closing; whatever is open at this time is reset.
     Stopping {
+        until: Instant,
+    },
+    /// Everything is reset; the RSTs leave, as far as the TX ring takes them until this time.
+    Resetting {
         until: Instant,
     },
     Stopped,
@@ -297,7 +304,9 @@ impl<P: Port> Core<P> {
             .peek()
             .map(|Reverse((at, _))| Instant::from_nanos(*at));
         let stopping = match self.phase {
-            Phase::Asked { until } | Phase::Stopping { until } => Some(until),
+            Phase::Asked { until } | Phase::Stopping { until } | Phase::Resetting { until } => {
+                Some(until)
+            }
             Phase::Running | Phase::Stopped => None,
         };
         [
@@ -321,7 +330,7 @@ impl<P: Port> Core<P> {
             self.phase = Phase::Stopping {
                 until: self.now + self.linger(),
             };
-            self.close_all();
+            self.each_connection(Self::close_orderly);
         }
     }
 
@@ -329,42 +338,63 @@ impl<P: Port> Core<P> {
         bywash_tcp::time::Duration::from_nanos(self.config.linger.as_nanos() as u64)
     }
 
-    fn close_all(&mut self) {
-        let all: Vec<u32> = self.conns.iter().map(|(id, _)| id.index).collect();
-        for index in all {
-            let now = self.now;
-            if let Some(conn) = self.conns.by_index(index) {
-                conn.tcp.close(now);
-                self.mark_dirty(index);
+    /// Ends a stopping shard once every connection has closed. Those that have not by the end of the
+    /// linger time are reset, and the shard runs on until their RSTs have left.
+    fn settle(&mut self) {
+        let now = self.now;
+        let is_over = |until: Instant| now.as_nanos() >= until.as_nanos();
+        match self.phase {
+            Phase::Running | Phase::Stopped => return,
+            Phase::Asked { until } => {
+                if is_over(until) {
+                    self.stop();
+                }
+                return;
             }
+            Phase::Stopping { until } if is_over(until) => {
+                self.phase = Phase::Resetting {
+                    until: now + RESET_TIME,
+                };
+                self.each_connection(Self::reset);
+            }
+            Phase::Resetting { until } if is_over(until) => self.phase = Phase::Stopped,
+            Phase::Stopping { .. } | Phase::Resetting { .. } => {}
+        }
+        self.each_connection(Self::forget_if_over);
+        if self.conns.len() == 0 {
+            self.phase = Phase::Stopped;
         }
     }
 
-    /// Ends a stopping shard once every connection has closed or the linger time is over.
-    fn settle(&mut self) {
-        let until = match self.phase {
-            Phase::Stopping { until } => until,
-            Phase::Asked { until } if self.now.as_nanos() >= until.as_nanos() => {
-                self.stop();
-                return;
-            }
-            Phase::Asked { .. } | Phase::Running | Phase::Stopped => return,
-        };
-        let all: Vec<u32> = self.conns.iter().map(|(id, _)| id.index).collect();
-        let late = self.now.as_nanos() >= until.as_nanos();
-        for index in all {
-            let Some(conn) = self.conns.by_index(index) else {
-                continue;
-            };
-            if conn.tcp.state() == bywash_tcp::State::TimeWait || conn.tcp.is_closed() {
-                self.forget(index);
-            } else if late {
-                conn.tcp.abort();
-                self.mark_dirty(index);
-            }
+    fn close_orderly(&mut self, index: u32) {
+        let now = self.now;
+        if let Some(conn) = self.conns.by_index(index) {
+            conn.tcp.close(now);
+            self.mark_dirty(index);
         }
-        if late || self.conns.len() == 0 {
-            self.phase = Phase::Stopped;
+    }
+
+    fn reset(&mut self, index: u32) {
+        if let Some(conn) = self.conns.by_index(index) {
+            conn.tcp.abort();
+            self.mark_dirty(index);
+        }
+    }
+
+    /// A stopping shard waits neither for TIME-WAIT nor for a reader.
+    fn forget_if_over(&mut self, index: u32) {
+        if let Some(conn) = self.conns.by_index(index)
+            && (conn.tcp.state() == bywash_tcp::State::TimeWait || conn.tcp.is_closed())
+        {
+            self.forget(index);
+        }
+    }
+
+    /// For what concerns all connections and is rare: the end, a change of frame pressure.
+    pub(crate) fn each_connection(&mut self, mut visit: impl FnMut(&mut Self, u32)) {
+        let all: Vec<u32> = self.conns.iter().map(|(id, _)| id.index).collect();
+        for index in all {
+            visit(self, index);
         }
     }
 }

@@ -137,10 +137,7 @@ impl<P: Port> Core<P> {
     /// Fewer frames, smaller windows: every connection is told, which happens only when the level
     /// changes.
     fn spread_pressure(&mut self) {
-        let all: Vec<u32> = self.conns.iter().map(|(id, _)| id.index).collect();
-        for index in all {
-            self.limit_window(index);
-        }
+        self.each_connection(Self::limit_window);
     }
 
     /// Ends a connection that the service should hear of with this reason although TCP has not
@@ -168,6 +165,7 @@ fn end_of(conn: &mut Conn, reason: CloseReason) -> Option<CloseReason> {
 mod tests {
     use std::net::SocketAddr;
 
+    use bywash_tcp::CloseReason;
     use bywash_wire::DropReason;
     use bywash_xsk::{MemoryConfig, MemoryPort, Port};
 
@@ -205,6 +203,7 @@ mod tests {
     #[derive(Default)]
     struct Source {
         sent: usize,
+        ended: Option<CloseReason>,
     }
 
     impl Service for Source {
@@ -216,6 +215,10 @@ mod tests {
                     return;
                 }
                 Event::Connected { conn } | Event::Writable { conn } => conn,
+                Event::Closed { reason, .. } => {
+                    self.ended = Some(reason);
+                    return;
+                }
                 _ => return,
             };
             while self.sent < BYTES {
@@ -271,5 +274,33 @@ mod tests {
         run(&mut pair, 40_000);
         assert_eq!(pair.a.core.pressure, Pressure::None);
         assert_eq!(pair.a.service().received, BYTES);
+    }
+
+    /// A peer that does not close within the linger time is told that nobody is there any more.
+    #[test]
+    fn a_shard_that_ends_resets_what_is_still_open() {
+        let config = ShardConfig::default();
+        let clock = ManualClock::new();
+        let ports = MemoryPort::pair(&MemoryConfig::default());
+        let (sink, source) = (Sink::default(), Source::default());
+        let mut pair = MemoryPair::seeded(&config, ports, sink, source, &clock, 2);
+        let step = std::time::Duration::from_millis(1);
+        while pair.a.service().received < BYTES {
+            pair.turn();
+            clock.advance(step);
+        }
+        pair.a.with_context(|_, cx| cx.stop());
+        let mut turns = 0;
+        // The loop of `Shard::run`: no turn after the end.
+        while !pair.a.has_ended() {
+            pair.turn();
+            clock.advance(step);
+            turns += 1;
+            assert!(turns < 5000, "the shard does not end");
+        }
+        pair.b.turn();
+        pair.b.turn();
+        assert_eq!(pair.b.service().ended, Some(CloseReason::Reset));
+        assert_eq!(pair.a.report().connections.len(), 0);
     }
 }
