@@ -23,6 +23,15 @@ impl<P: Port> Core<P> {
         port: u16,
         options: ConnOptions,
     ) -> Result<ListenerId, ListenError> {
+        let config = self.config_with(options);
+        self.listen_with(port, &config)
+    }
+
+    pub(crate) fn listen_with(
+        &mut self,
+        port: u16,
+        config: &TcpConfig,
+    ) -> Result<ListenerId, ListenError> {
         if port == 0 {
             return Err(ListenError::Zero);
         }
@@ -36,8 +45,7 @@ impl<P: Port> Core<P> {
                 ListenRefused::Taken(text) => ListenError::Taken(text),
                 ListenRefused::Demux(cause) => ListenError::Steering { port, cause },
             })?;
-        let config = self.config_with(options);
-        self.listeners.insert(port, &config, self.config.mtu);
+        self.listeners.insert(port, config, self.config.mtu);
         Ok(ListenerId { port })
     }
 
@@ -51,6 +59,15 @@ impl<P: Port> Core<P> {
         &mut self,
         remote: SocketAddr,
         options: ConnOptions,
+    ) -> Result<ConnId, ConnectError> {
+        let config = self.config_with(options);
+        self.connect_with(remote, config)
+    }
+
+    pub(crate) fn connect_with(
+        &mut self,
+        remote: SocketAddr,
+        config: TcpConfig,
     ) -> Result<ConnId, ConnectError> {
         let ip = remote.ip();
         if remote.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
@@ -79,7 +96,6 @@ impl<P: Port> Core<P> {
             let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
             return Err(ConnectError::NoSource { family, remote });
         };
-        let config = self.config_with(options);
         let index = match self.env.routes.resolve(ip) {
             Resolution::Ready(path) => {
                 let tuple = self

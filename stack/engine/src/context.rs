@@ -33,6 +33,14 @@ impl<'a, P: Port> Context<'a, P> {
         Self { core }
     }
 
+    pub(crate) fn core(&self) -> &Core<P> {
+        self.core
+    }
+
+    pub(crate) fn core_mut(&mut self) -> &mut Core<P> {
+        self.core
+    }
+
     /// Time of this turn.
     pub fn now(&self) -> Instant {
         self.core.now

@@ -39,6 +39,7 @@ mod listeners;
 mod paths;
 mod payload;
 mod pools;
+mod settings;
 mod slab;
 mod stages;
 mod wheel;

@@ -469,6 +469,13 @@ impl<P: Port, S: Service> Shard<P, S> {
         }
     }
 
+    /// When the shard must be given a turn even if nothing arrives; `None`: nothing is due. A simulation moves
+    /// its clock there. Connections that wait for their turn to send are not in it: turn until
+    /// [`TurnReport::worked`] says no.
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        self.core.next_wakeup()
+    }
+
     /// One pass of the loop; see the crate's documentation for the stages and their order.
     pub fn turn(&mut self) -> TurnReport {
         self.start();

@@ -11,6 +11,7 @@
 //! Every change of state goes through [`Connection::transition`], which asks [`Phase::after`].
 
 mod api;
+mod configure;
 mod info;
 mod on_segment;
 mod persist;
