@@ -37,6 +37,7 @@
 
 pub mod echo;
 pub mod iperf3;
+pub mod seams;
 
 mod listener;
 mod stack;

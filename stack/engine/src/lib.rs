@@ -41,6 +41,7 @@ mod payload;
 mod pools;
 mod settings;
 mod slab;
+mod snapshot;
 mod stages;
 mod wheel;
 

@@ -429,6 +429,24 @@ impl<P: Port, S: Service> Shard<P, S> {
         Self::with_directory(config, port, service, env, directory)
     }
 
+    /// The shards of one engine: they hand each other the frames that came to the wrong queue. Index and number of
+    /// shards in their configurations are set here.
+    pub fn group(members: Vec<(ShardConfig, P, S, Environment)>) -> Vec<Self> {
+        let shards = members.len() as u32;
+        let directory = Arc::new(Directory::new(shards));
+        let with_index = members.into_iter().zip(0..);
+        with_index
+            .map(|((config, port, service, env), index)| {
+                let config = ShardConfig {
+                    index,
+                    shards,
+                    ..config
+                };
+                Self::with_directory(config, port, service, env, Arc::clone(&directory))
+            })
+            .collect()
+    }
+
     /// The service.
     pub fn service(&self) -> &S {
         &self.service
@@ -498,6 +516,21 @@ impl<P: Port, S: Service> Shard<P, S> {
             "a frame got lost"
         );
         report
+    }
+
+    /// When a turn is due even if nothing arrives; whoever drives turns itself sleeps no longer than that.
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        self.core.next_wakeup()
+    }
+
+    /// Whether a turn has left something that needs no timer and no arrival to go on: a quantum was used up, a ring was
+    /// full, the service is fed from elsewhere, or another shard has handed something over.
+    pub fn has_work(&self) -> bool {
+        let core = &self.core;
+        !core.ready.is_empty()
+            || !core.dirty.is_empty()
+            || self.service.has_work()
+            || !core.directory.inbox(core.config.index).is_empty()
     }
 
     /// Turns until the service stops the shard, or `stop` is set and the connections have closed.

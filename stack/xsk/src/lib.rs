@@ -23,6 +23,7 @@
 //! | [`port`] | what the engine sees of a queue |
 //! | [`xsk_port`] | a queue of a device |
 //! | [`memory`] | a wire in memory |
+//! | [`virtual_port`] | a queue whose device is code |
 
 pub mod config;
 pub mod error;
@@ -34,6 +35,7 @@ mod ring;
 mod socket;
 pub mod statistics;
 pub mod umem;
+pub mod virtual_port;
 pub mod waker;
 pub mod xsk_port;
 
@@ -46,5 +48,6 @@ pub use region::{LeaseDesc, RegionView, RxLease};
 pub use socket::Mode;
 pub use statistics::{KernelStatistics, Statistics};
 pub use umem::{Ledger, LedgerError, Umem};
+pub use virtual_port::{Received, VirtualPort, VirtualQueue};
 pub use waker::Waker;
 pub use xsk_port::{TxBudget, XskPort};
