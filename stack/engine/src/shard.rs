@@ -488,8 +488,8 @@ impl<P: Port, S: Service> Shard<P, S> {
     }
 
     /// When the shard must be given a turn even if nothing arrives; `None`: nothing is due. A simulation moves
-    /// its clock there. Connections that wait for their turn to send are not in it: turn until
-    /// [`TurnReport::worked`] says no.
+    /// its clock there. Connections that wait for their turn to send are not in it: see
+    /// [`has_work`](Self::has_work).
     pub fn next_wakeup(&self) -> Option<Instant> {
         self.core.next_wakeup()
     }
@@ -516,11 +516,6 @@ impl<P: Port, S: Service> Shard<P, S> {
             "a frame got lost"
         );
         report
-    }
-
-    /// When a turn is due even if nothing arrives; whoever drives turns itself sleeps no longer than that.
-    pub fn next_wakeup(&self) -> Option<Instant> {
-        self.core.next_wakeup()
     }
 
     /// Whether a turn has left something that needs no timer and no arrival to go on: a quantum was used up, a ring was
