@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  on_segment -> `on_segment.rs`: acceptability, RST, SYN, ACK, data, FIN      RFC 9293 3.10.7
-//!                  | ACK: snd -> rtt, loss -> congestion      | data: rcv -> reassembly
+//!                  | ACK: `on_ack.rs`: snd -> rtt, loss -> congestion | data: rcv -> reassembly
 //!                  v                                          v
 //!  on_timeout -> `timeout.rs`                 events, debts of acknowledgment
 //!                  v                                          v
@@ -13,6 +13,7 @@
 mod api;
 mod configure;
 mod info;
+mod on_ack;
 mod on_segment;
 mod persist;
 mod timeout;
