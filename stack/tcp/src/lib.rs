@@ -17,7 +17,8 @@
 //! | `snd`, `rcv` | the two halves: RFC 9293's variables, their queues, the window |
 //! | `reassembly` | segments out of order, SACK blocks |
 //! | `loss` | which segments are believed lost: NewReno, the seam for RACK-TLP |
-//! | `congestion` | how much may be on the way: NewReno, the seam for others |
+//! | `congestion` | how much may be on the way, and how fast it may leave |
+//! | `rate` | how fast the path delivers |
 //! | `rtt`, `timer`, [`time`] | the retransmission time-out, named deadlines, nanoseconds |
 //! | `listener`, `reset` | the states LISTEN and CLOSED |
 //! | `config`, `event`, `info`, `payload` | what goes in and comes out |
@@ -66,6 +67,7 @@ mod info;
 mod listener;
 mod loss;
 mod payload;
+mod rate;
 mod rcv;
 mod reassembly;
 mod reset;

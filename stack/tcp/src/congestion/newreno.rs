@@ -1,11 +1,11 @@
-//! NewReno: slow start, congestion avoidance (RFC 5681), window in fast recovery (RFC 6582).
+//! NewReno: slow start, congestion avoidance (RFC 5681).
 //!
 //! Two recorded choices. In slow start the window grows by all bytes acknowledged, not by one segment an ACK: receivers
 //! that acknowledge once a burst would make it crawl otherwise (RFC 3465 without its limit L, as Linux does); after a
 //! time-out, when one ACK may cover what arrived long ago, the limit of one segment stands. And a window that the sender
 //! does not use does not grow (the point of RFC 7661).
 
-use super::{AckSample, initial_window};
+use super::{AckSample, Moment, Recovery, initial_window};
 use crate::snapshot::code;
 
 /// Far above any path, far below overflow.
@@ -15,11 +15,14 @@ const WINDOW_MAX: u32 = 1 << 30;
 pub(crate) struct NewReno {
     cwnd: u32,
     ssthresh: u32,
+    /// Window and threshold before the last reduction.
+    prior_cwnd: u32,
+    prior_ssthresh: u32,
     /// Bytes acknowledged towards the next growth in congestion avoidance.
     credit: u32,
 }
 
-code!(struct NewReno { cwnd, ssthresh, credit });
+code!(struct NewReno { cwnd, ssthresh, prior_cwnd, prior_ssthresh, credit });
 
 impl NewReno {
     pub(super) fn new(mss: u32) -> Self {
@@ -27,6 +30,8 @@ impl NewReno {
         Self {
             cwnd: initial_window(mss),
             ssthresh: u32::MAX,
+            prior_cwnd: 0,
+            prior_ssthresh: 0,
             credit: 0,
         }
     }
@@ -35,23 +40,33 @@ impl NewReno {
         self.cwnd
     }
 
+    pub(super) fn set_window(&mut self, bytes: u32) {
+        self.cwnd = bytes.min(WINDOW_MAX);
+    }
+
     pub(super) fn ssthresh(&self) -> u32 {
         self.ssthresh
     }
 
-    pub(super) fn on_ack(&mut self, sample: AckSample, mss: u32) {
+    pub(super) fn on_ack(&mut self, sample: &AckSample) {
+        let after_timeout = match sample.recovery {
+            Recovery::Open => false,
+            Recovery::Fast => return,
+            Recovery::AfterTimeout => true,
+        };
+        let (mss, flight) = (sample.mss, sample.flight_before);
         if self.cwnd < self.ssthresh {
             // Slow start doubles the window in a round trip, so half of it in use is enough proof.
-            if sample.flight >= self.cwnd / 2 {
-                let growth = if sample.after_timeout {
+            if flight >= self.cwnd / 2 {
+                let growth = if after_timeout {
                     sample.acked.min(mss)
                 } else {
                     sample.acked
                 };
                 self.grow(growth);
             }
-        } else if sample.flight.saturating_add(mss) >= self.cwnd
-            || (sample.cwnd_limited && sample.flight >= self.cwnd / 2)
+        } else if flight.saturating_add(mss) >= self.cwnd
+            || (sample.cwnd_limited && flight >= self.cwnd / 2)
         {
             // RFC 5681 3.1: one segment a window, counted by bytes.
             self.credit = self.credit.saturating_add(sample.acked);
@@ -62,56 +77,64 @@ impl NewReno {
         }
     }
 
-    pub(super) fn on_loss(&mut self, flight: u32, mss: u32) {
-        self.halve(flight, mss);
-        // RFC 5681 3.2 (3): three segments have left the network.
+    pub(super) fn on_enter_recovery(&mut self, moment: Moment) {
+        self.remember();
+        self.halve(moment);
         self.cwnd = self.ssthresh;
-        self.grow(3 * mss);
     }
 
-    pub(super) fn on_recovery_duplicate(&mut self, mss: u32) {
-        self.grow(mss);
-    }
-
-    pub(super) fn on_partial_ack(&mut self, acked: u32, mss: u32) {
-        // RFC 6582 3.2 (5): deflate by what was acknowledged, then add a segment for the one that is sent again.
-        self.cwnd = self.cwnd.saturating_sub(acked).max(mss);
-        if acked >= mss {
-            self.grow(mss);
-        }
-    }
-
-    pub(super) fn on_recovered(&mut self, flight: u32, mss: u32) {
+    pub(super) fn on_exit_recovery(&mut self, moment: Moment) {
         // RFC 6582 3.2 (3), the first option: no burst.
-        self.cwnd = self.ssthresh.min(flight.max(mss) + mss);
+        self.cwnd = self
+            .ssthresh
+            .min(moment.flight.max(moment.mss) + moment.mss);
         self.credit = 0;
     }
 
-    pub(super) fn on_timeout(&mut self, flight: u32, again: bool, mss: u32) {
+    pub(super) fn on_timeout(&mut self, moment: Moment, again: bool) {
         // RFC 5681 3.1: the threshold stands when the same data is lost again.
         if !again {
-            self.halve(flight, mss);
+            self.remember();
+            self.halve(moment);
         }
         // The loss window.
-        self.cwnd = mss;
+        self.cwnd = moment.mss;
         self.credit = 0;
     }
 
-    pub(super) fn on_idle(&mut self, mss: u32) {
-        // RFC 5681 4.1: the restart window.
-        self.cwnd = self.cwnd.min(initial_window(mss));
+    pub(super) fn on_undo(&mut self) {
+        self.cwnd = self.cwnd.max(self.prior_cwnd);
+        self.ssthresh = self.ssthresh.max(self.prior_ssthresh);
     }
 
-    pub(super) fn on_established(&mut self, mss: u32, syn_lost: bool) {
+    pub(super) fn on_idle(&mut self, moment: Moment) {
+        // RFC 5681 4.1: the restart window.
+        self.cwnd = self.cwnd.min(initial_window(moment.mss));
+    }
+
+    pub(super) fn on_mss(&mut self, moment: Moment) {
+        self.cwnd = self.cwnd.max(moment.mss);
+    }
+
+    pub(super) fn on_established(&mut self, moment: Moment, syn_lost: bool) {
         // A SYN that was lost says nothing of the path's capacity: the threshold is high again (as in Linux).
         self.ssthresh = u32::MAX;
         // RFC 5681 3.1: after a lost SYN one segment.
-        self.cwnd = if syn_lost { mss } else { initial_window(mss) };
+        self.cwnd = if syn_lost {
+            moment.mss
+        } else {
+            initial_window(moment.mss)
+        };
+    }
+
+    fn remember(&mut self) {
+        self.prior_cwnd = self.cwnd;
+        self.prior_ssthresh = self.ssthresh;
     }
 
     /// RFC 5681 3.1, equation 4.
-    fn halve(&mut self, flight: u32, mss: u32) {
-        self.ssthresh = (flight / 2).max(2 * mss);
+    fn halve(&mut self, moment: Moment) {
+        self.ssthresh = (moment.flight / 2).max(2 * moment.mss);
         self.credit = 0;
     }
 
@@ -123,15 +146,34 @@ impl NewReno {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rate::RateSample;
+    use crate::time::Instant;
 
     const MSS: u32 = 1_000;
 
     fn ack(acked: u32, flight: u32) -> AckSample {
         AckSample {
+            now: Instant::ZERO,
+            mss: MSS,
+            delivered: acked,
             acked,
-            flight,
+            lost: 0,
+            flight_before: flight,
+            flight: flight.saturating_sub(acked),
+            rtt: None,
+            rate: RateSample::default(),
             cwnd_limited: false,
-            after_timeout: false,
+            ecn_echo: false,
+            sack: true,
+            recovery: Recovery::Open,
+        }
+    }
+
+    fn moment(flight: u32) -> Moment {
+        Moment {
+            now: Instant::ZERO,
+            mss: MSS,
+            flight,
         }
     }
 
@@ -145,58 +187,55 @@ mod tests {
     #[test]
     fn slow_start_then_avoidance() {
         let mut reno = NewReno::new(MSS);
-        reno.on_ack(ack(10_000, 10_000), MSS);
+        reno.on_ack(&ack(10_000, 10_000));
         assert_eq!(reno.window(), 20_000);
-        reno.on_loss(20_000, MSS);
-        assert_eq!((reno.ssthresh(), reno.window()), (10_000, 13_000));
-        reno.on_recovered(20_000, MSS);
+        reno.on_enter_recovery(moment(20_000));
+        assert_eq!((reno.ssthresh(), reno.window()), (10_000, 10_000));
+        reno.on_exit_recovery(moment(20_000));
         assert_eq!(reno.window(), 10_000);
         for _ in 0..9 {
-            reno.on_ack(ack(1_000, 10_000), MSS);
+            reno.on_ack(&ack(1_000, 10_000));
             assert_eq!(reno.window(), 10_000);
         }
-        reno.on_ack(ack(1_000, 10_000), MSS);
+        reno.on_ack(&ack(1_000, 10_000));
         assert_eq!(reno.window(), 11_000);
     }
 
     #[test]
     fn an_unused_window_does_not_grow() {
         let mut reno = NewReno::new(MSS);
-        reno.on_ack(ack(1_000, 1_000), MSS);
+        reno.on_ack(&ack(1_000, 1_000));
         assert_eq!(reno.window(), 10_000);
         // Once limited is not always limited: since then something else may hold the sender back.
         let once_limited = AckSample {
             cwnd_limited: true,
             ..ack(1_000, 1_000)
         };
-        reno.on_ack(once_limited, MSS);
+        reno.on_ack(&once_limited);
         assert_eq!(reno.window(), 10_000);
     }
 
     #[test]
     fn a_second_time_out_keeps_the_threshold() {
         let mut reno = NewReno::new(MSS);
-        reno.on_timeout(10_000, false, MSS);
+        reno.on_timeout(moment(10_000), false);
         assert_eq!((reno.window(), reno.ssthresh()), (1_000, 5_000));
-        reno.on_timeout(1_000, true, MSS);
+        reno.on_timeout(moment(1_000), true);
         assert_eq!((reno.window(), reno.ssthresh()), (1_000, 5_000));
-        reno.on_ack(
-            AckSample {
-                after_timeout: true,
-                ..ack(9_000, 1_000)
-            },
-            MSS,
-        );
+        reno.on_ack(&AckSample {
+            recovery: Recovery::AfterTimeout,
+            ..ack(9_000, 1_000)
+        });
         assert_eq!(reno.window(), 2_000);
     }
 
     #[test]
-    fn partial_acknowledgments_deflate() {
+    fn what_was_reduced_for_nothing_is_given_back() {
         let mut reno = NewReno::new(MSS);
-        reno.on_loss(10_000, MSS);
-        assert_eq!(reno.window(), 8_000);
-        reno.on_recovery_duplicate(MSS);
-        reno.on_partial_ack(4_000, MSS);
-        assert_eq!(reno.window(), 6_000);
+        reno.on_ack(&ack(10_000, 10_000));
+        reno.on_timeout(moment(20_000), false);
+        reno.on_timeout(moment(1_000), true);
+        reno.on_undo();
+        assert_eq!((reno.window(), reno.ssthresh()), (20_000, u32::MAX));
     }
 }

@@ -191,6 +191,8 @@ impl<P: Payload> Connection<P> {
     /// Segments that are longer are cut when they are sent next.
     pub fn set_mss(&mut self, mss: u16) {
         self.agreed.mss = self.agreed.mss.min(mss.max(PEER_MSS_MIN));
+        let moment = self.moment(self.control.clock);
+        self.congestion.on_mss(moment);
     }
 
     /// Switches Nagle's rule.

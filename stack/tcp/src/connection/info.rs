@@ -8,9 +8,7 @@ impl<P: Payload> Connection<P> {
     /// A picture of the connection, in the manner of `TCP_INFO` (STATUS of RFC 9293 3.10.6).
     pub fn info(&self) -> Info {
         let counters = &self.counters;
-        let delivery = &self.snd.delivery;
-        let nanos = delivery.rate_interval.as_nanos();
-        let rate = u128::from(delivery.rate_bytes) * 1_000_000_000;
+        let rate = &self.snd.rate;
         Info {
             state: self.phase.state(),
             rtt_ns: self.rtt.srtt().as_nanos(),
@@ -32,7 +30,7 @@ impl<P: Payload> Connection<P> {
             held_out_of_order: self.rcv.ooo.bytes() as u64,
             bytes_in: counters.bytes_in,
             bytes_out: counters.bytes_out,
-            bytes_acked: delivery.bytes,
+            bytes_acked: rate.delivered,
             segments_in: counters.segments_in,
             segments_out: counters.segments_out,
             retransmissions: counters.retransmissions.into(),
@@ -46,9 +44,7 @@ impl<P: Payload> Connection<P> {
             challenge_acks: counters.challenge_acks.into(),
             window_probes: counters.window_probes.into(),
             copied_small: self.rcv.copied_small.into(),
-            delivery_rate: rate
-                .checked_div(nanos.into())
-                .map_or(0, |rate| u64::try_from(rate).unwrap_or(u64::MAX)),
+            delivery_rate: rate.latest,
             limited_by: counters.limited_by,
         }
     }

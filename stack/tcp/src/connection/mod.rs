@@ -25,7 +25,7 @@ use bywash_wire::options::MAX_WINDOW_SCALE;
 use bywash_wire::{DropReason, Ecn, Flags, Segment, SeqNumber, Tuple};
 
 use crate::config::Config;
-use crate::congestion::Controller;
+use crate::congestion::{Controller, Moment};
 use crate::event::{CloseReason, Pending};
 use crate::info::LimitedBy;
 use crate::loss::LossDetection;
@@ -362,8 +362,9 @@ impl<P: Payload> Connection<P> {
 
     fn on_established(&mut self, now: Instant) {
         self.events.raise(Pending::CONNECTED);
-        let mss = self.segment_limit() as u32;
-        self.congestion.on_established(mss, self.control.syn_lost);
+        let moment = self.moment(now);
+        self.congestion
+            .on_established(moment, self.control.syn_lost);
         if self.control.syn_lost {
             self.rtt.on_syn_lost(&self.config);
         }
@@ -373,6 +374,15 @@ impl<P: Payload> Connection<P> {
         // A close in SYN-RECEIVED has waited for this.
         if self.control.fin_queued {
             self.transition(Input::Close);
+        }
+    }
+
+    /// The circumstances of an event, for the congestion controller.
+    fn moment(&self, now: Instant) -> Moment {
+        Moment {
+            now,
+            mss: self.segment_limit() as u32,
+            flight: self.snd.flight(),
         }
     }
 

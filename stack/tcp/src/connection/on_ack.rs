@@ -9,6 +9,7 @@
 use bywash_wire::Segment;
 
 use super::Connection;
+use crate::loss::AckContext;
 use crate::payload::Payload;
 use crate::state::Input;
 use crate::time::{Duration, Instant};
@@ -37,9 +38,9 @@ impl<P: Payload> Connection<P> {
             self.on_new_ack(now, segment);
         } else if duplicate {
             self.counters.dup_acks = self.counters.dup_acks.saturating_add(1);
-            let mss = self.segment_limit() as u32;
+            let context = self.ack_context(now, None);
             self.loss
-                .on_duplicate(&mut self.snd, &mut self.congestion, mss);
+                .on_duplicate(&mut self.snd, &mut self.congestion, context);
         }
         self.on_window_seen();
     }
@@ -47,20 +48,15 @@ impl<P: Payload> Connection<P> {
     /// The acknowledgment moves `snd.una`.
     pub(super) fn on_new_ack(&mut self, now: Instant, segment: &Segment) {
         let acked = self.snd.on_ack(segment.ack, now);
-        if let Some(rtt) = acked.rtt.or_else(|| self.echoed_rtt(now, segment)) {
+        let rtt = acked.rtt.or_else(|| self.echoed_rtt(now, segment));
+        if let Some(rtt) = rtt {
             self.rtt.on_sample(rtt, &self.config);
         }
         self.control.attempts = 0;
         self.control.blocked = false;
-        let mss = self.segment_limit() as u32;
-        let cwnd_limited = self.control.cwnd_limited;
-        self.loss.on_ack(
-            &mut self.snd,
-            &mut self.congestion,
-            &acked,
-            cwnd_limited,
-            mss,
-        );
+        let context = self.ack_context(now, rtt);
+        self.loss
+            .on_ack(&mut self.snd, &mut self.congestion, &acked, context);
         // RFC 6298 5.2 and 5.3.
         if self.snd.is_outstanding() {
             self.timers
@@ -75,6 +71,19 @@ impl<P: Payload> Connection<P> {
         self.tell_writable();
         if acked.fin {
             self.transition(Input::FinAcked);
+        }
+    }
+
+    /// What loss detection and congestion control must know of an ACK besides what it acknowledges.
+    fn ack_context(&self, now: Instant, rtt: Option<Duration>) -> AckContext {
+        AckContext {
+            now,
+            mss: self.segment_limit() as u32,
+            rtt,
+            min_rtt: self.rtt.min(),
+            cwnd_limited: self.control.cwnd_limited,
+            ecn_echo: false,
+            sack: self.agreed.sack,
         }
     }
 

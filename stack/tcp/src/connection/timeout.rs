@@ -81,7 +81,7 @@ impl<P: Payload> Connection<P> {
         self.rtt.back_off();
         let mss = self.segment_limit() as u32;
         self.loss
-            .on_timeout(&mut self.snd, &mut self.congestion, again, mss);
+            .on_timeout(&mut self.snd, &mut self.congestion, now, again, mss);
         self.timers
             .arm(Timer::Retransmit, now + self.rtt.rto(&self.config));
     }

@@ -82,6 +82,9 @@ impl<P: Payload> Connection<P> {
     /// The next segment never sent, if it may go now, cut to what may go.
     fn new_to_send(&mut self, now: Instant) -> Option<usize> {
         let Some(index) = self.snd.first_unsent() else {
+            if self.snd.pipe() < self.congestion.window() {
+                self.snd.rate.on_app_limited(self.snd.pipe());
+            }
             self.stop(LimitedBy::Application);
             return None;
         };
@@ -149,8 +152,8 @@ impl<P: Payload> Connection<P> {
     /// RFC 5681 4.1: after silence of more than a time-out the old window proves nothing.
     fn restart_after_idle(&mut self, now: Instant) {
         if now.since(self.control.sent_at) > self.rtt.rto(&self.config) {
-            let mss = self.segment_limit() as u32;
-            self.congestion.on_idle(mss);
+            let moment = self.moment(now);
+            self.congestion.on_idle(moment);
             self.control.sent_at = now;
         }
     }

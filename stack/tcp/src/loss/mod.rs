@@ -11,10 +11,11 @@
 
 use bywash_wire::SeqNumber;
 
-use crate::congestion::{AckSample, Controller};
+use crate::congestion::{AckSample, Controller, Moment, Recovery};
 use crate::payload::Payload;
 use crate::snapshot::code;
 use crate::snd::{Acked, SendQueue};
+use crate::time::{Duration, Instant};
 
 /// Duplicate ACKs that mean a loss (RFC 5681 3.2).
 const DUPLICATE_THRESHOLD: u32 = 3;
@@ -35,6 +36,24 @@ code!(
         AfterTimeout = 2,
     }
 );
+
+/// What an ACK brings besides what it acknowledges.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AckContext {
+    pub(crate) now: Instant,
+    /// Payload of a full segment.
+    pub(crate) mss: u32,
+    /// The round-trip time it measures.
+    pub(crate) rtt: Option<Duration>,
+    /// The smallest ever measured.
+    pub(crate) min_rtt: Duration,
+    /// The congestion window was what stopped the last transmissions.
+    pub(crate) cwnd_limited: bool,
+    /// It carries ECE.
+    pub(crate) ecn_echo: bool,
+    /// Selective acknowledgments are agreed on.
+    pub(crate) sack: bool,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LossDetection {
@@ -64,35 +83,31 @@ impl LossDetection {
         snd: &mut SendQueue<P>,
         congestion: &mut Controller,
         acked: &Acked,
-        cwnd_limited: bool,
-        mss: u32,
+        context: AckContext,
     ) {
         self.duplicates = 0;
         let whole = snd.una.at_or_after(self.recover);
+        let mss = context.mss;
         match self.mode {
-            Mode::FastRecovery if whole => {
-                congestion.on_recovered(snd.flight(), mss);
-                self.mode = Mode::Open;
+            Mode::FastRecovery if !whole => {
+                // RFC 6582 3.2 (5): the acknowledgment stops at the next hole. The window is deflated by what was
+                // acknowledged; then a segment is added for the one that is sent again.
+                snd.mark_lost(0);
+                let deflated = congestion.window().saturating_sub(acked.seq_len).max(mss);
+                let again = if acked.seq_len >= mss { mss } else { 0 };
+                self.tell(snd, congestion, acked, context);
+                congestion.set_recovery_window(deflated + again);
             }
             Mode::FastRecovery => {
-                // RFC 6582 3.2 (5): the acknowledgment stops at the next hole.
-                congestion.on_partial_ack(acked.seq_len, mss);
-                snd.mark_lost(0);
+                self.tell(snd, congestion, acked, context);
+                congestion.on_exit_recovery(Self::moment(snd, context.now, mss));
+                self.mode = Mode::Open;
             }
             Mode::Open | Mode::AfterTimeout => {
-                let after_timeout = self.mode == Mode::AfterTimeout && !whole;
-                if !after_timeout {
+                if whole {
                     self.mode = Mode::Open;
                 }
-                congestion.on_ack(
-                    AckSample {
-                        acked: acked.bytes,
-                        flight: acked.flight,
-                        cwnd_limited,
-                        after_timeout,
-                    },
-                    mss,
-                );
+                self.tell(snd, congestion, acked, context);
             }
         }
     }
@@ -102,22 +117,78 @@ impl LossDetection {
         &mut self,
         snd: &mut SendQueue<P>,
         congestion: &mut Controller,
-        mss: u32,
+        context: AckContext,
     ) {
+        let mss = context.mss;
+        let acked = Acked {
+            pipe_before: snd.pipe(),
+            lost_before: snd.rate.lost,
+            ..Acked::default()
+        };
         match self.mode {
-            Mode::FastRecovery => congestion.on_recovery_duplicate(mss),
-            Mode::AfterTimeout => {}
+            Mode::FastRecovery => {
+                self.tell(snd, congestion, &acked, context);
+                // RFC 5681 3.2 (4): a segment has left the network, unknown which.
+                congestion.set_recovery_window(congestion.window().saturating_add(mss));
+            }
+            Mode::AfterTimeout => self.tell(snd, congestion, &acked, context),
             Mode::Open => {
                 self.duplicates = self.duplicates.saturating_add(1);
                 // RFC 6582 3.2 (2): not for duplicates that our own retransmissions brought about.
-                if self.duplicates == DUPLICATE_THRESHOLD && snd.una.after(self.recover) {
+                let lost = self.duplicates == DUPLICATE_THRESHOLD && snd.una.after(self.recover);
+                if lost {
                     self.mode = Mode::FastRecovery;
                     self.recover = snd.nxt;
                     self.fast_recoveries = self.fast_recoveries.saturating_add(1);
-                    congestion.on_loss(snd.flight(), mss);
+                    congestion.on_enter_recovery(Self::moment(snd, context.now, mss));
                     snd.mark_lost(0);
                 }
+                self.tell(snd, congestion, &acked, context);
+                if lost {
+                    // RFC 5681 3.2 (3): three segments have left the network.
+                    congestion.set_recovery_window(congestion.ssthresh() + 3 * mss);
+                }
             }
+        }
+    }
+
+    /// The controller's sample of one ACK.
+    fn tell<P: Payload>(
+        &self,
+        snd: &mut SendQueue<P>,
+        congestion: &mut Controller,
+        acked: &Acked,
+        context: AckContext,
+    ) {
+        let rate = snd
+            .rate
+            .sample(context.now, &acked.delivered, context.min_rtt);
+        congestion.on_ack(&AckSample {
+            now: context.now,
+            mss: context.mss,
+            delivered: acked.delivered.bytes,
+            acked: acked.bytes,
+            lost: snd.rate.lost.wrapping_sub(acked.lost_before),
+            flight_before: acked.pipe_before,
+            flight: snd.pipe(),
+            rtt: context.rtt,
+            rate,
+            cwnd_limited: context.cwnd_limited,
+            ecn_echo: context.ecn_echo,
+            sack: context.sack,
+            recovery: match self.mode {
+                Mode::Open => Recovery::Open,
+                Mode::FastRecovery => Recovery::Fast,
+                Mode::AfterTimeout => Recovery::AfterTimeout,
+            },
+        });
+    }
+
+    fn moment<P: Payload>(snd: &SendQueue<P>, now: Instant, mss: u32) -> Moment {
+        Moment {
+            now,
+            mss,
+            flight: snd.flight(),
         }
     }
 
@@ -126,10 +197,11 @@ impl LossDetection {
         &mut self,
         snd: &mut SendQueue<P>,
         congestion: &mut Controller,
+        now: Instant,
         again: bool,
         mss: u32,
     ) {
-        congestion.on_timeout(snd.flight(), again, mss);
+        congestion.on_timeout(Self::moment(snd, now, mss), again);
         // RFC 6582 3.2 (4).
         self.recover = snd.nxt;
         self.mode = Mode::AfterTimeout;

@@ -16,7 +16,8 @@ use alloc::vec::Vec;
 use bywash_wire::SeqNumber;
 
 use crate::payload::Payload;
-use crate::snapshot::{Code, Reader, SnapshotError, code, save_payload};
+use crate::rate::{Delivered, DeliveryRate, Stamp};
+use crate::snapshot::{Code, Reader, SnapshotError, save_payload};
 use crate::time::{Duration, Instant};
 
 /// One segment of the send queue.
@@ -25,10 +26,8 @@ pub(crate) struct Record<P> {
     pub(crate) payload: Option<P>,
     /// Time of the last transmission.
     pub(crate) sent_at: Instant,
-    /// [`Delivery::bytes`] at that time.
-    pub(crate) delivered: u64,
-    /// [`Delivery::at`] at that time.
-    pub(crate) delivered_at: Instant,
+    /// What had been delivered at that time.
+    pub(crate) stamp: Stamp,
     pub(crate) seq: SeqNumber,
     /// Bytes of payload.
     pub(crate) len: u32,
@@ -62,24 +61,13 @@ pub(crate) struct Acked {
     pub(crate) fin: bool,
     /// From the oldest record, if all were sent only once.
     pub(crate) rtt: Option<Duration>,
-    /// Bytes on the way before.
-    pub(crate) flight: u32,
+    /// Bytes on the way before: sent, not acknowledged, not believed lost.
+    pub(crate) pipe_before: u32,
+    /// [`DeliveryRate::lost`] before.
+    pub(crate) lost_before: u32,
+    /// What is delivered, for the rate sample.
+    pub(crate) delivered: Delivered,
 }
-
-/// What has been delivered, for rate samples (draft-cheng-iccrg-delivery-rate-estimation).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Delivery {
-    /// Payload bytes acknowledged so far.
-    pub(crate) bytes: u64,
-    /// When the last of them were.
-    pub(crate) at: Instant,
-    /// The latest sample: so many bytes ...
-    pub(crate) rate_bytes: u64,
-    /// ... in this time.
-    pub(crate) rate_interval: Duration,
-}
-
-code!(struct Delivery { bytes, at, rate_bytes, rate_interval });
 
 /// The send variables and the queue.
 #[derive(Debug)]
@@ -105,7 +93,7 @@ pub(crate) struct SendQueue<P> {
     queued: usize,
     /// Payload bytes not sent yet.
     unsent: usize,
-    pub(crate) delivery: Delivery,
+    pub(crate) rate: DeliveryRate,
 }
 
 impl<P: Payload> SendQueue<P> {
@@ -124,7 +112,7 @@ impl<P: Payload> SendQueue<P> {
             pipe: 0,
             queued: 0,
             unsent: 0,
-            delivery: Delivery::default(),
+            rate: DeliveryRate::default(),
         };
         queue.push_record(None, true, false);
         queue
@@ -141,8 +129,7 @@ impl<P: Payload> SendQueue<P> {
             len: len as u32,
             payload,
             sent_at: Instant::ZERO,
-            delivered: 0,
-            delivered_at: Instant::ZERO,
+            stamp: Stamp::default(),
             transmissions: 0,
             syn,
             fin,
@@ -238,15 +225,9 @@ impl<P: Payload> SendQueue<P> {
 
     /// The record was sent; `now` is the time of this transmission.
     pub(crate) fn on_sent(&mut self, index: usize, now: Instant) {
-        if self.pipe == 0 {
-            // A rate is measured from the start of a flight, not from the end of the last one.
-            self.delivery.at = now;
-        }
-        let delivery = self.delivery;
         let record = &mut self.records[index];
         record.sent_at = now;
-        record.delivered = delivery.bytes;
-        record.delivered_at = delivery.at;
+        record.stamp = self.rate.stamp(now, self.pipe, record.len);
         record.transmissions = record.transmissions.saturating_add(1);
         let first = index == self.sent;
         if first || record.lost {
@@ -263,7 +244,8 @@ impl<P: Payload> SendQueue<P> {
     /// Takes everything before `ack` off the queue; `una < ack <= nxt`.
     pub(crate) fn on_ack(&mut self, ack: SeqNumber, now: Instant) -> Acked {
         let mut acked = Acked {
-            flight: self.flight(),
+            pipe_before: self.pipe,
+            lost_before: self.rate.lost,
             ..Acked::default()
         };
         acked.seq_len = ack.distance_from(self.una).max(0) as u32;
@@ -283,9 +265,10 @@ impl<P: Payload> SendQueue<P> {
             acked.bytes += record.len;
             acked.syn |= record.syn;
             acked.fin |= record.fin;
-            self.delivery.rate_bytes =
-                (self.delivery.bytes + u64::from(acked.bytes)).saturating_sub(record.delivered);
-            self.delivery.rate_interval = now.since(record.delivered_at);
+            let once = record.transmissions == 1;
+            acked
+                .delivered
+                .add(record.len, record.sent_at, &record.stamp, once);
             if !record.lost {
                 self.pipe -= record.seq_len();
             }
@@ -294,8 +277,6 @@ impl<P: Payload> SendQueue<P> {
             self.lost_hint = self.lost_hint.saturating_sub(1);
             self.records.pop_front();
         }
-        self.delivery.bytes += u64::from(acked.bytes);
-        self.delivery.at = now;
         // Karn's rule, for the whole acknowledgment: what was sent once may have waited at the peer for what was sent twice.
         acked.rtt = acked.rtt.filter(|_| !again);
         acked
@@ -317,6 +298,8 @@ impl<P: Payload> SendQueue<P> {
         record.len -= n;
         self.queued -= n as usize;
         acked.bytes += n;
+        let once = record.transmissions == 1;
+        acked.delivered.add(n, record.sent_at, &record.stamp, once);
         if let Some(payload) = &mut record.payload {
             payload.advance(n as usize);
         }
@@ -329,6 +312,7 @@ impl<P: Payload> SendQueue<P> {
         }
         let record = &mut self.records[index];
         record.lost = true;
+        self.rate.on_lost(record.len, &record.stamp);
         self.pipe -= record.seq_len();
         self.lost_hint = self.lost_hint.min(index);
     }
@@ -336,6 +320,9 @@ impl<P: Payload> SendQueue<P> {
     /// Everything sent is believed lost (RFC 6298 5.4 with RFC 5681's go-back-N).
     pub(crate) fn mark_all_lost(&mut self) {
         for record in self.records.iter_mut().take(self.sent) {
+            if !record.lost {
+                self.rate.on_lost(record.len, &record.stamp);
+            }
             record.lost = true;
         }
         self.pipe = 0;
@@ -395,11 +382,11 @@ impl<P: Payload> SendQueue<P> {
         (self.una, self.nxt).save(out);
         (self.wnd, self.max_wnd).save(out);
         (self.wl1, self.wl2).save(out);
-        self.delivery.save(out);
+        self.rate.save(out);
         (self.records.len() as u32).save(out);
         (self.sent as u32).save(out);
         for record in &self.records {
-            (record.sent_at, (record.delivered, record.delivered_at)).save(out);
+            (record.sent_at, record.stamp).save(out);
             (
                 record.transmissions,
                 (record.syn, (record.fin, record.lost)),
@@ -422,7 +409,7 @@ impl<P: Payload> SendQueue<P> {
         queue.nxt = nxt;
         (queue.wnd, queue.max_wnd) = Code::load(input)?;
         (queue.wl1, queue.wl2) = Code::load(input)?;
-        queue.delivery = Code::load(input)?;
+        queue.rate = Code::load(input)?;
         let count = input.count()?;
         let sent = u32::load(input)? as usize;
         if sent > count || (sent == 0 && una != nxt) {
@@ -452,7 +439,7 @@ impl<P: Payload> SendQueue<P> {
         seq: SeqNumber,
         make: &mut dyn FnMut(&[u8]) -> Option<P>,
     ) -> Result<Record<P>, SnapshotError> {
-        let (sent_at, (delivered, delivered_at)) = Code::load(input)?;
+        let (sent_at, stamp) = Code::load(input)?;
         let (transmissions, (syn, (fin, lost))) = Code::load(input)?;
         let payload = if bool::load(input)? {
             Some(input.payload(make)?)
@@ -463,8 +450,7 @@ impl<P: Payload> SendQueue<P> {
         Ok(Record {
             payload,
             sent_at,
-            delivered,
-            delivered_at,
+            stamp,
             seq,
             len,
             transmissions,

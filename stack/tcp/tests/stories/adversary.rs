@@ -224,7 +224,8 @@ impl bywash_tcp::Payload for Handle {
 #[test]
 fn a_connection_stays_small() {
     // A ratchet: lower it when you can; whoever raises it says why. A million connections are that many megabytes.
-    const BOUND: usize = 640;
+    // 640 before delivery rates and the undoing of reductions.
+    const BOUND: usize = 672;
     let size = size_of::<Connection<Handle>>();
     assert!(size <= BOUND, "{size} bytes");
     assert!(size + 32 > BOUND, "{size} bytes: lower the bound");
