@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bywash::IdlePolicy;
-use bywash_xdp::{AttachConfig, Demux, Mode, pin};
+use bywash_xdp::{AttachConfig, Demux, Mode, Settings, pin};
 
 use crate::command::{self, Program, Stack};
 use crate::cpu::{self, CoreTime, Sample};
@@ -254,6 +254,7 @@ fn attach(bed: &Testbed, mode: Mode) -> Result<Demux> {
         pin_dir,
         queues: 1,
         mode,
+        settings: Settings::default(),
     })?)
 }
 

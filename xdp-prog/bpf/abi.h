@@ -4,9 +4,10 @@
 
 #include "kernel.h"
 
-#define BYWASH_ABI_VERSION 1
+#define BYWASH_ABI_VERSION 2
 
-/* Rings of a queue: slot = queue * slots_per_queue + ring. Flow pools follow from 2. */
+/* Rings of a queue: slot = queue * BYWASH_SLOTS_PER_QUEUE + ring. Flow pools follow from 2. */
+#define BYWASH_SLOTS_PER_QUEUE 1024 /* a power of two */
 #define BYWASH_RING_PRIMARY 0
 #define BYWASH_RING_CONTROL 1
 
@@ -35,15 +36,24 @@ struct bywash_flow {
 	__u32 queue;	  /* that the slot's socket is bound to */
 };
 
+/* Bits in the configuration's `flags`. */
+#define BYWASH_MARK_DIRTY 1 /* packets to flow pools set their slot's byte in `dirty` */
+
 /* The single entry of the `config` map. All zero: nothing is ours. */
 struct bywash_config {
 	__u32 abi_version;
-	__u32 flags; /* none is defined yet */
-	__u32 slots_per_queue;
-	__u32 queues;		 /* 0 up to queues - 1 have a shard */
+	__u32 flags;
+	__u32 queues;		/* 0 up to queues - 1 have a shard */
 	__u16 local_port_first; /* of the range for active opens, host byte order */
-	__u16 local_port_last;	 /* first > last, or both 0: no range */
-	__u32 reserved;
+	__u16 local_port_last;	/* first > last, or both 0: no range */
+};
+
+/*
+ * A queue's entry in the `dirty` map: a byte by ring, 1 from the moment when a packet for a flow pool is on its way to the ring
+ * until user space, which maps the array into its memory, sets it to 0. Entries lie side by side: the byte's offset is the slot.
+ */
+struct bywash_dirty {
+	__u8 rings[BYWASH_SLOTS_PER_QUEUE];
 };
 
 /* Index into the `counters` map: one for each verdict. src/counter.rs says what each means. */
@@ -84,10 +94,12 @@ _Static_assert(__builtin_offsetof(struct bywash_flow_key, protocol) == 38, "flow
 _Static_assert(sizeof(struct bywash_flow) == 12, "flow");
 _Static_assert(__builtin_offsetof(struct bywash_flow, generation) == 4, "flow");
 _Static_assert(__builtin_offsetof(struct bywash_flow, queue) == 8, "flow");
-_Static_assert(sizeof(struct bywash_config) == 24, "config");
-_Static_assert(__builtin_offsetof(struct bywash_config, queues) == 12, "config");
-_Static_assert(__builtin_offsetof(struct bywash_config, local_port_first) == 16, "config");
-_Static_assert(__builtin_offsetof(struct bywash_config, local_port_last) == 18, "config");
+_Static_assert(sizeof(struct bywash_config) == 16, "config");
+_Static_assert(__builtin_offsetof(struct bywash_config, queues) == 8, "config");
+_Static_assert(__builtin_offsetof(struct bywash_config, local_port_first) == 12, "config");
+_Static_assert(__builtin_offsetof(struct bywash_config, local_port_last) == 14, "config");
+_Static_assert(sizeof(struct bywash_dirty) % 8 == 0, "entries of an array are rounded up to 8 bytes");
+_Static_assert((BYWASH_SLOTS_PER_QUEUE & (BYWASH_SLOTS_PER_QUEUE - 1)) == 0, "slots");
 _Static_assert(DROP_TCP_PORT_ZERO + 1 == BYWASH_COUNTERS, "counters");
 
 #endif

@@ -13,7 +13,7 @@
  *     dropped, also while no engine lives. A slot without a socket drops.
  *  3. Every packet is counted once, under the reason for its verdict.
  *
- * A slot is an index into the XSKMAP: queue * slots_per_queue + ring. The kernel delivers only to sockets that are bound to the
+ * A slot is an index into the XSKMAP: queue * BYWASH_SLOTS_PER_QUEUE + ring. The kernel delivers only to sockets that are bound to the
  * queue on which the packet came, so a flow whose packets come on another queue than its socket's is handed to the primary socket
  * of the arriving queue; its shard passes it on.
  *
@@ -30,7 +30,7 @@
 /* Promoted and dedicated flows. Preallocated: no allocation here, and never evicted, as an LRU would. The loader sets the size. */
 struct {
 	NUMBER(type, BPF_MAP_TYPE_HASH);
-	NUMBER(max_entries, 1024);
+	NUMBER(max_entries, 16384);
 	TYPE(key, struct bywash_flow_key);
 	TYPE(value, struct bywash_flow);
 } flows MAP;
@@ -69,10 +69,19 @@ struct {
 /* Sockets by slot. The loader sets the size. A socket that closes leaves by itself. */
 struct {
 	NUMBER(type, BPF_MAP_TYPE_XSKMAP);
-	NUMBER(max_entries, 256);
+	NUMBER(max_entries, BYWASH_SLOTS_PER_QUEUE);
 	TYPE(key, __u32);
 	TYPE(value, __u32);
 } xsks MAP;
+
+/* Which flow pools to look into, by queue. The loader sets the size. */
+struct {
+	NUMBER(type, BPF_MAP_TYPE_ARRAY);
+	NUMBER(max_entries, 1);
+	NUMBER(map_flags, BPF_F_MMAPABLE);
+	TYPE(key, __u32);
+	TYPE(value, struct bywash_dirty);
+} dirty MAP;
 
 /* Packets by verdict. */
 struct {
@@ -257,18 +266,38 @@ INLINE int redirect(__u32 slot, __u32 counter)
 	return action;
 }
 
+/*
+ * Tells user space that the pool has something coming. Stored only if it is not set, so that a busy flow does not take the cache
+ * line away from the core that looks at it. The packet is published later, at the end of the NAPI cycle: whoever clears the byte
+ * has to look into the ring for that long.
+ */
+INLINE void mark_dirty(__u32 queue, __u32 slot)
+{
+	struct bywash_dirty *ours = bpf_map_lookup_elem(&dirty, &queue);
+	volatile __u8 *ring;
+
+	if (!ours)
+		return;
+	ring = &ours->rings[slot & (BYWASH_SLOTS_PER_QUEUE - 1)];
+	if (!*ring)
+		*ring = 1;
+}
+
 /* A sound segment to an address and port of ours. `port` are the port's bits, 0 in the range for active opens. */
 INLINE int steer(const struct bywash_config *settings, __u32 queue, const struct bywash_flow_key *key, __u32 port, __u8 flags)
 {
-	__u32 first_slot = queue * settings->slots_per_queue;
+	__u32 first_slot = queue * BYWASH_SLOTS_PER_QUEUE;
 	struct bywash_flow *flow;
 
 	if (queue >= settings->queues)
 		return finish(DROP_NO_SHARD);
 	flow = bpf_map_lookup_elem(&flows, key);
 	if (flow) {
-		if (likely(flow->queue == queue))
+		if (likely(flow->queue == queue)) {
+			if (settings->flags & BYWASH_MARK_DIRTY)
+				mark_dirty(queue, flow->slot);
 			return redirect(flow->slot, REDIRECT_FLOW);
+		}
 		return redirect(first_slot + BYWASH_RING_PRIMARY, REDIRECT_OTHER_QUEUE);
 	}
 	if ((port & BYWASH_PORT_TCP_LISTEN) && (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)

@@ -47,6 +47,8 @@ struct xdp_md {
 #define BPF_MAP_TYPE_PERCPU_ARRAY 6
 #define BPF_MAP_TYPE_XSKMAP 17
 
+#define BPF_F_MMAPABLE 1024 /* Linux 5.5 */
+
 /* A map's attributes are read from the types of its members (BTF): the values of NUMBER lie in an array's length. */
 #define NUMBER(name, value) int(*name)[value]
 #define TYPE(name, value) typeof(value) *name

@@ -6,15 +6,18 @@ use core::mem::{offset_of, size_of};
 use core::net::IpAddr;
 
 /// Version of maps and structs. A program of another version is never driven by this loader.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
-/// XSKMAP slots of one queue: primary, control and flow pools. A slot costs the kernel one pointer, so there are more than the
-/// 16 pools a shard makes by default.
-pub const SLOTS_PER_QUEUE: u32 = 256;
+/// XSKMAP slots of one queue: primary, control and flow pools. A slot costs the kernel one pointer and one byte of [`DirtySlots`],
+/// so there are more than the 16 pools a shard makes by default.
+///
+/// [`DirtySlots`]: crate::DirtySlots
+pub const SLOTS_PER_QUEUE: u32 = 1024;
 
-/// Entries of the flow table for each queue. The table is preallocated (about 120 bytes an entry): only promoted and dedicated
-/// flows stand in it, one for each pool, and room for those that are leaving.
-pub const FLOWS_PER_QUEUE: u32 = 1024;
+/// Entries of the flow table for each queue. The table is preallocated: 104 bytes an entry and 16 a bucket, so 1.9 MiB a queue.
+/// By default only promoted and dedicated flows stand in it, at most one for each pool; the room is for engines that put every
+/// flow there.
+pub const FLOWS_PER_QUEUE: u32 = 16_384;
 
 /// Ring 0 of a queue: the shard's primary socket.
 pub const RING_PRIMARY: u32 = 0;
@@ -115,41 +118,42 @@ impl FlowValue {
     }
 }
 
+/// Bit in [`Config::flags`]: packets to flow pools set their slot's byte in the `dirty` map.
+pub const MARK_DIRTY: u32 = 1;
+
 /// The single entry of the `config` map. All zero (as created): nothing is ours and every packet passes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// [`ABI_VERSION`] once the loader has filled the entry.
     pub abi_version: u32,
-    /// No flag is defined yet: zero.
+    /// [`MARK_DIRTY`].
     pub flags: u32,
-    /// [`SLOTS_PER_QUEUE`].
-    pub slots_per_queue: u32,
     /// Queues that have a shard: 0 up to `queues - 1`.
     pub queues: u32,
     /// First port of the range that is ours for active opens, host byte order.
     pub local_port_first: u16,
     /// Last port of that range. First beyond last, or both zero: no range.
     pub local_port_last: u16,
-    /// Zero.
-    pub reserved: u32,
 }
 
 impl Config {
+    /// Octets of the entry.
+    pub const LEN: usize = 16;
+
     /// The entry's bytes.
-    pub fn to_bytes(&self) -> [u8; 24] {
-        let mut bytes = [0; 24];
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
         bytes[0..4].copy_from_slice(&self.abi_version.to_ne_bytes());
         bytes[4..8].copy_from_slice(&self.flags.to_ne_bytes());
-        bytes[8..12].copy_from_slice(&self.slots_per_queue.to_ne_bytes());
-        bytes[12..16].copy_from_slice(&self.queues.to_ne_bytes());
-        bytes[16..18].copy_from_slice(&self.local_port_first.to_ne_bytes());
-        bytes[18..20].copy_from_slice(&self.local_port_last.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&self.queues.to_ne_bytes());
+        bytes[12..14].copy_from_slice(&self.local_port_first.to_ne_bytes());
+        bytes[14..16].copy_from_slice(&self.local_port_last.to_ne_bytes());
         bytes
     }
 
     /// What [`Config::to_bytes`] wrote.
-    pub fn from_bytes(bytes: &[u8; 24]) -> Self {
+    pub fn from_bytes(bytes: &[u8; Self::LEN]) -> Self {
         let word = |at: usize| {
             u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
@@ -157,11 +161,9 @@ impl Config {
         Self {
             abi_version: word(0),
             flags: word(4),
-            slots_per_queue: word(8),
-            queues: word(12),
-            local_port_first: half(16),
-            local_port_last: half(18),
-            reserved: word(20),
+            queues: word(8),
+            local_port_first: half(12),
+            local_port_last: half(14),
         }
     }
 }
@@ -184,7 +186,8 @@ const _: () = assert!(offset_of!(FlowKey, protocol) == 38);
 const _: () = assert!(size_of::<FlowValue>() == 12);
 const _: () = assert!(offset_of!(FlowValue, generation) == 4);
 const _: () = assert!(offset_of!(FlowValue, queue) == 8);
-const _: () = assert!(size_of::<Config>() == 24);
-const _: () = assert!(offset_of!(Config, queues) == 12);
-const _: () = assert!(offset_of!(Config, local_port_first) == 16);
-const _: () = assert!(offset_of!(Config, local_port_last) == 18);
+const _: () = assert!(size_of::<Config>() == Config::LEN);
+const _: () = assert!(offset_of!(Config, queues) == 8);
+const _: () = assert!(offset_of!(Config, local_port_first) == 12);
+const _: () = assert!(offset_of!(Config, local_port_last) == 14);
+const _: () = assert!(SLOTS_PER_QUEUE.is_power_of_two());

@@ -9,6 +9,7 @@
 //! Any error on the way removes what was made.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, XdpMode};
 use nix::libc;
 
-use crate::abi::{ABI_VERSION, Config, SLOTS_PER_QUEUE};
+use crate::abi::{ABI_VERSION, Config, MARK_DIRTY, SLOTS_PER_QUEUE};
 use crate::demux::{AttachConfig, AttachedMode, Mode};
 use crate::error::{AttachError, DetachError, errno};
 use crate::inherit::{Inherited, inherit};
@@ -77,7 +78,9 @@ impl Attachment {
 }
 
 /// Attaches as configured; see [`crate::Demux::attach`].
-pub(crate) fn attach(config: &AttachConfig) -> Result<(Maps, Attachment, Outcome), AttachError> {
+pub(crate) fn attach(
+    config: &AttachConfig,
+) -> Result<((Maps, OwnedFd), Attachment, Outcome), AttachError> {
     check(config)?;
     state_of(config)?;
     let mut object = Object::load(config.queues)?;
@@ -96,9 +99,14 @@ pub(crate) fn attach(config: &AttachConfig) -> Result<(Maps, Attachment, Outcome
 
 /// What the program goes by from its first packet on: shards, and no ports yet.
 pub(crate) fn initial(config: &AttachConfig) -> Config {
+    let flags = if config.settings.dirty_slots {
+        MARK_DIRTY
+    } else {
+        0
+    };
     Config {
         abi_version: ABI_VERSION,
-        slots_per_queue: SLOTS_PER_QUEUE,
+        flags,
         queues: config.queues,
         ..Config::default()
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -65,6 +65,29 @@ pub struct AttachConfig {
     pub queues: u32,
     /// Native or generic.
     pub mode: Mode,
+    /// What the program does beside steering.
+    pub settings: Settings,
+}
+
+/// What the program does beside steering.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Packets to flow pools set their slot's byte in [`Demux::dirty_slots`]. Costs a look-up and at most one store a packet.
+    pub dirty_slots: bool,
+}
+
+/// The `dirty` map, to be mapped into the engine's memory: a byte by slot, see [`slot`].
+///
+/// The program sets a slot's byte to 1 when it sends a packet to a flow pool, if [`Settings::dirty_slots`] says so; whoever maps
+/// the array sets it back to 0. The byte can be seen *before* the packet is in the ring, as the kernel publishes a ring at the end
+/// of its NAPI cycle, and a second packet may have found the byte still set just before it was cleared. So a ring whose byte was
+/// set is to be looked at for longer than a NAPI cycle lasts, and all rings now and then.
+#[derive(Clone, Copy, Debug)]
+pub struct DirtySlots<'a> {
+    /// The map.
+    pub fd: BorrowedFd<'a>,
+    /// Octets of the whole array: [`SLOTS_PER_QUEUE`] for each queue. To be mapped from offset 0.
+    pub len: usize,
 }
 
 /// The attached demultiplexer. All methods may be called from any thread.
@@ -75,6 +98,7 @@ pub struct AttachConfig {
 #[derive(Debug)]
 pub struct Demux {
     state: Mutex<State>,
+    dirty: OwnedFd,
     attachment: Option<Attachment>,
     outcome: Outcome,
     queues: u32,
@@ -104,7 +128,7 @@ impl Demux {
     /// taken over atomically, with its ports and addresses: their packets are dropped as before, until this engine serves them or
     /// [`Demux::settle`] gives them back. Sockets and flows are not taken over: they are gone.
     pub fn attach(config: &AttachConfig) -> Result<Self, AttachError> {
-        let (maps, attachment, mut outcome) = attach::attach(config)?;
+        let ((maps, dirty), attachment, mut outcome) = attach::attach(config)?;
         let inherited = std::mem::take(&mut outcome.inherited);
         let (local_port_first, local_port_last) = inherited.local_ports;
         let demux = Self {
@@ -119,6 +143,7 @@ impl Demux {
                 vlans: Vec::new(),
                 inherited,
             }),
+            dirty,
             outcome,
             queues: config.queues,
             attachment: Some(attachment),
@@ -324,6 +349,14 @@ impl Demux {
             Ok(words) => Ok(Some(FlowValue::from_words(words))),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(failed("reading a flow", "flows")(error)),
+        }
+    }
+
+    /// Which slots a packet was sent to.
+    pub fn dirty_slots(&self) -> DirtySlots<'_> {
+        DirtySlots {
+            fd: self.dirty.as_fd(),
+            len: self.queues as usize * SLOTS_PER_QUEUE as usize,
         }
     }
 

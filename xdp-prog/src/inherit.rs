@@ -46,7 +46,7 @@ pub(crate) fn inherit(
 /// A system call for each port: some 30 ms, and only after a death.
 fn read(pin_dir: &PinDir) -> Result<Option<Inherited>, MapError> {
     let open = |name: &str| MapData::from_pin(pin_dir.path(name));
-    let config: Array<MapData, [u8; 24]> = Map::Array(open("config")?).try_into()?;
+    let config: Array<MapData, [u8; Config::LEN]> = Map::Array(open("config")?).try_into()?;
     let config = Config::from_bytes(&config.get(&0, 0)?);
     if config.abi_version != ABI_VERSION {
         return Ok(None);

@@ -27,5 +27,5 @@ pub mod pin;
 
 pub use abi::{FlowKey, FlowValue, RING_CONTROL, RING_PRIMARY, SLOTS_PER_QUEUE, slot};
 pub use counter::{Counter, Verdict};
-pub use demux::{AttachConfig, AttachedMode, Demux, Mode};
+pub use demux::{AttachConfig, AttachedMode, Demux, DirtySlots, Mode, Settings};
 pub use error::{AttachError, DemuxError, DetachError, PinError};

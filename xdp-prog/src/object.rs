@@ -1,6 +1,7 @@
 //! The committed object, loaded: a program that is ready to attach, and its maps.
 
 use std::error::Error;
+use std::os::fd::{AsFd, OwnedFd};
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, XskMap};
 use aya::programs::Xdp;
@@ -25,7 +26,7 @@ pub(crate) struct Maps {
     pub(crate) flows: HashMap<MapData, [u8; 40], [u32; 3]>,
     pub(crate) ports: Array<MapData, u32>,
     pub(crate) addresses: HashMap<MapData, [u8; 16], u32>,
-    pub(crate) config: Array<MapData, [u8; 24]>,
+    pub(crate) config: Array<MapData, [u8; Config::LEN]>,
     pub(crate) vlans: Array<MapData, u32>,
     pub(crate) xsks: XskMap<MapData>,
     pub(crate) counters: PerCpuArray<MapData, u64>,
@@ -48,6 +49,7 @@ impl Object {
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("xsks", queues * SLOTS_PER_QUEUE)
             .map_max_entries("flows", queues * FLOWS_PER_QUEUE)
+            .map_max_entries("dirty", queues)
             .load(OBJECT)
             .map_err(|error| load_error("creating its maps", error))?;
         program(&mut ebpf)?
@@ -58,7 +60,7 @@ impl Object {
 
     /// Writes the configuration, before the program sees its first packet.
     pub(crate) fn write_config(&mut self, config: Config) -> Result<(), AttachError> {
-        let mut map: Array<&mut MapData, [u8; 24]> = borrowed(&mut self.ebpf, "config")?;
+        let mut map: Array<&mut MapData, [u8; Config::LEN]> = borrowed(&mut self.ebpf, "config")?;
         map.set(0, config.to_bytes(), 0)
             .map_err(|error| load_error("writing its configuration", error))
     }
@@ -104,8 +106,9 @@ impl Object {
     }
 
     /// Takes the maps out. The program stays loaded as long as its link lives.
-    pub(crate) fn into_maps(mut self) -> Result<Maps, AttachError> {
-        Ok(Maps {
+    /// The second part is the `dirty` map, which nobody looks up: it is mapped.
+    pub(crate) fn into_maps(mut self) -> Result<(Maps, OwnedFd), AttachError> {
+        let maps = Maps {
             flows: typed(&mut self.ebpf, "flows")?,
             ports: typed(&mut self.ebpf, "ports")?,
             addresses: typed(&mut self.ebpf, "addresses")?,
@@ -113,7 +116,8 @@ impl Object {
             vlans: typed(&mut self.ebpf, "vlans")?,
             xsks: typed(&mut self.ebpf, "xsks")?,
             counters: typed(&mut self.ebpf, "counters")?,
-        })
+        };
+        Ok((maps, descriptor(&mut self.ebpf, "dirty")?))
     }
 }
 
@@ -135,6 +139,14 @@ where
         .take_map(name)
         .ok_or_else(|| load_error("finding its maps", missing(name)))?;
     T::try_from(map).map_err(|error| load_error("the layout of its maps", error))
+}
+
+fn descriptor(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, AttachError> {
+    let Some(Map::Array(data)) = ebpf.take_map(name) else {
+        return Err(load_error("finding its maps", missing(name)));
+    };
+    let fd = data.fd().as_fd().try_clone_to_owned();
+    fd.map_err(|error| load_error("copying a map's descriptor", error))
 }
 
 fn borrowed<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<T, AttachError>

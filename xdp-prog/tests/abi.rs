@@ -72,6 +72,8 @@ fn constants_have_the_same_value_on_both_sides() {
     let numbers = numbers();
     for (name, value) in [
         ("BYWASH_ABI_VERSION", abi::ABI_VERSION),
+        ("BYWASH_SLOTS_PER_QUEUE", abi::SLOTS_PER_QUEUE),
+        ("BYWASH_MARK_DIRTY", abi::MARK_DIRTY),
         ("BYWASH_RING_PRIMARY", abi::RING_PRIMARY),
         ("BYWASH_RING_CONTROL", abi::RING_CONTROL),
         ("BYWASH_PORT_TCP_LISTEN", abi::PORT_TCP_LISTEN),

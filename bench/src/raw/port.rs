@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bywash_xdp::pin;
-use bywash_xdp::{AttachConfig, Demux, Mode};
+use bywash_xdp::{AttachConfig, Demux, Mode, Settings};
 use xsk_rs::config::{BindFlags, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
@@ -60,6 +60,7 @@ impl RawPort {
             pin_dir: pin::directory(&pin::key(ifindex)?),
             queues: 1,
             mode,
+            settings: Settings::default(),
         })?;
         let (umem, mut frames, (tx, rx, queues)) = bind(end.device)?;
         let (mut fill, completion) = queues.context("libxdp gave no fill and completion ring")?;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bywash_wire::ChecksumPolicy;
 pub use bywash_xdp::Mode as XdpMode;
+pub use bywash_xdp::Settings as XdpSettings;
 pub use bywash_xdp::pin::{Scope as PinScope, scope as pin_scope};
 use bywash_xdp::{AttachConfig, AttachError, Demux, DemuxError};
 use bywash_xsk::{BindMode, Mode, RingSizes, UmemConfig, XskConfig, XskError, XskPort};
@@ -55,6 +56,8 @@ pub struct EngineConfig {
     pub mode: BindMode,
     /// Native or generic XDP.
     pub xdp: XdpMode,
+    /// What the XDP program does beside steering.
+    pub xdp_settings: XdpSettings,
     /// Flow pools of a shard.
     pub pools: u32,
     /// Frames of a shard for sending.
@@ -72,6 +75,7 @@ impl EngineConfig {
             cores: None,
             mode: BindMode::Auto,
             xdp: XdpMode::Auto,
+            xdp_settings: XdpSettings::default(),
             pools: 16,
             tx_frames: 8192,
             shard: ShardConfig::default(),
@@ -492,6 +496,7 @@ fn attach(config: &EngineConfig, device: &Device) -> Result<Demux, StartError> {
         pin_dir: bywash_xdp::pin::directory(&device.key()),
         queues: config.shards,
         mode: config.xdp,
+        settings: config.xdp_settings,
     })?;
     for address in &device.addresses {
         demux.add_address(*address)?;

@@ -24,10 +24,12 @@
 //! | [`xsk_port`] | a queue of a device |
 //! | [`memory`] | a wire in memory |
 //! | [`virtual_port`] | a queue whose device is code |
+//! | [`mapped_array`] | a BPF array that the XDP program writes, in our memory |
 
 pub mod config;
 pub mod error;
 pub mod frame;
+pub mod mapped_array;
 pub mod memory;
 pub mod port;
 pub mod region;
@@ -42,6 +44,7 @@ pub mod xsk_port;
 pub use config::{BindMode, MemoryConfig, RingSizes, UmemConfig, XskConfig};
 pub use error::XskError;
 pub use frame::Frame;
+pub use mapped_array::MappedArray;
 pub use memory::{Fate, MemoryPort};
 pub use port::Port;
 pub use region::{LeaseDesc, RegionView, RxLease};

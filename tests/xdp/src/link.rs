@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use bywash_xdp::{AttachConfig, Mode, pin};
+use bywash_xdp::{AttachConfig, Mode, Settings, pin};
 
 use crate::namespace::{self, ip};
 
@@ -36,6 +36,7 @@ impl Link {
             pin_dir: self.pin_dir(),
             queues: 1,
             mode,
+            settings: Settings::default(),
         }
     }
 

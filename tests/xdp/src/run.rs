@@ -70,8 +70,10 @@ impl Harness {
             .open_memory(OBJECT)
             .context("opening the object by libbpf")?;
         for mut map in open.maps_mut() {
-            if map.name() == "xsks" {
-                map.set_max_entries(QUEUES * SLOTS_PER_QUEUE)?;
+            match map.name().to_str() {
+                Some("xsks") => map.set_max_entries(QUEUES * SLOTS_PER_QUEUE)?,
+                Some("dirty") => map.set_max_entries(QUEUES)?,
+                _ => {}
             }
         }
         let object = open
@@ -79,7 +81,6 @@ impl Harness {
             .context("loading the object by libbpf: these tests need root")?;
         let config = Config {
             abi_version: ABI_VERSION,
-            slots_per_queue: SLOTS_PER_QUEUE,
             queues: QUEUES - 1,
             ..Config::default()
         };
@@ -120,6 +121,12 @@ impl Harness {
     pub fn local_ports(&mut self, range: RangeInclusive<u16>) -> Result<()> {
         self.config.local_port_first = *range.start();
         self.config.local_port_last = *range.end();
+        self.write_config()
+    }
+
+    /// Sets the configuration's flags.
+    pub fn flags(&mut self, flags: u32) -> Result<()> {
+        self.config.flags = flags;
         self.write_config()
     }
 

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use bywash_xdp::pin::{self, Scope};
-use bywash_xdp::{AttachConfig, AttachError, AttachedMode, Demux, Mode};
+use bywash_xdp::{AttachConfig, AttachError, AttachedMode, Demux, Mode, Settings};
 use bywash_xdp_tests::link::{Holder, Link, in_pins_namespace, on_host};
 use bywash_xdp_tests::namespace::{self, ip};
 use libbpf_rs::ObjectBuilder;
@@ -38,6 +38,7 @@ fn attach_pins_link_and_maps_and_detach_leaves_nothing() -> Result<()> {
         "vlans",
         "xsks",
         "counters",
+        "dirty",
     ] {
         assert!(on_host(&pins.join(name)), "no pin {name}");
     }
@@ -295,6 +296,7 @@ fn auto_ends_generic_where_the_driver_has_no_xdp_and_native_is_an_error() -> Res
         pin_dir: pin::directory(&pin::key(ifindex).expect("a key")),
         queues: 1,
         mode,
+        settings: Settings::default(),
     };
     // lo's MTU is 65536, so the kernel's refusal is put down to that first.
     ip(&["link", "set", "dev", "lo", "mtu", "1500"])?;

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::Result;
-use bywash_xdp::{Counter, Demux, DemuxError, FlowKey, FlowValue, Mode};
+use bywash_xdp::{Counter, Demux, DemuxError, FlowKey, FlowValue, Mode, SLOTS_PER_QUEUE};
 use bywash_xdp_tests::link::{Holder, Link};
 use bywash_xdp_tests::namespace::ip;
 use bywash_xdp_tests::peer::{OURS, Peer, Task};
@@ -27,7 +27,7 @@ fn sockets_go_only_into_slots_that_exist() -> Result<()> {
     demux.set_socket(0, 1, socket.as_fd())?;
     demux.remove_socket(0, 1)?;
     demux.remove_socket(0, 1)?;
-    for (queue, ring) in [(1, 0), (0, 256), (u32::MAX, u32::MAX)] {
+    for (queue, ring) in [(1, 0), (0, SLOTS_PER_QUEUE), (u32::MAX, u32::MAX)] {
         assert!(matches!(
             demux.set_socket(queue, ring, socket.as_fd()),
             Err(DemuxError::Slot { .. })
@@ -123,7 +123,10 @@ fn a_flow_can_be_inserted_read_and_removed() -> Result<()> {
     assert_eq!(demux.flow(&key)?, None);
     for wrong in [
         FlowValue { queue: 1, ..value },
-        FlowValue { slot: 256, ..value },
+        FlowValue {
+            slot: SLOTS_PER_QUEUE,
+            ..value
+        },
     ] {
         assert!(matches!(
             demux.insert_flow(&key, wrong),

@@ -5,7 +5,7 @@ use std::io::Read;
 
 use anyhow::{Context, Result};
 use bywash_xdp::pin::{self, Scope};
-use bywash_xdp::{AttachConfig, Demux, Mode};
+use bywash_xdp::{AttachConfig, Demux, Mode, Settings};
 use bywash_xdp_tests::namespace;
 
 fn main() -> Result<()> {
@@ -25,6 +25,7 @@ fn main() -> Result<()> {
         pin_dir: pin::directory(&pin::key(ifindex)?),
         queues: 1,
         mode,
+        settings: Settings::default(),
     })?;
     if let Some(port) = arguments.next() {
         demux.add_address("10.1.1.1".parse()?)?;
