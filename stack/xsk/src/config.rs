@@ -77,8 +77,6 @@ pub struct RingSizes {
     pub primary: u32,
     /// RX ring of the control pool: small, so that a flood of SYNs holds few frames.
     pub control: u32,
-    /// RX ring of each flow pool.
-    pub pool: u32,
     /// TX ring of the primary socket.
     pub tx: u32,
     /// Fill ring. The completion ring is not a choice: it has room for every frame.
@@ -90,11 +88,45 @@ impl Default for RingSizes {
         Self {
             primary: 2048,
             control: 256,
-            pool: 256,
             tx: 2048,
             fill: 4096,
         }
     }
+}
+
+/// Descriptors in the ring of a flow pool, unless told otherwise: one more than veth's ring of 256 could bring at a time.
+pub const POOL_RING: u32 = 256;
+
+/// Flow pools of one size. A flow wants a ring that holds a whole window of segments: few flows have large ones, so large
+/// rings are few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolClass {
+    /// How many.
+    pub pools: u32,
+    /// Descriptors of each one's RX ring, a power of two.
+    pub ring: u32,
+}
+
+impl PoolClass {
+    /// This many pools of [`POOL_RING`].
+    pub const fn small(pools: u32) -> Self {
+        Self {
+            pools,
+            ring: POOL_RING,
+        }
+    }
+
+    /// RX frames that the rings of these pools hold when they are full.
+    pub fn frames(&self) -> u64 {
+        u64::from(self.pools) * u64::from(self.ring)
+    }
+}
+
+/// Sizes of all flow pools' rings, in the order of their ring indices.
+pub(crate) fn pool_rings(classes: &[PoolClass]) -> impl Iterator<Item = u32> {
+    classes
+        .iter()
+        .flat_map(|class| (0..class.pools).map(|_| class.ring))
 }
 
 /// Which receive and send path of the kernel is asked for.
@@ -120,8 +152,8 @@ pub struct XskConfig {
     pub umem: UmemConfig,
     /// Ring sizes.
     pub rings: RingSizes,
-    /// Flow pools: RX-only sockets behind ring indices 2 and up.
-    pub pools: u32,
+    /// Flow pools by class: RX-only sockets behind ring indices 2 and up, in this order.
+    pub pools: Vec<PoolClass>,
     /// Copy or zero copy.
     pub mode: BindMode,
     /// Most frames that connections and applications hold at a time (the engine keeps to it).
@@ -146,7 +178,7 @@ impl XskConfig {
             queue,
             umem: UmemConfig::default(),
             rings: RingSizes::default(),
-            pools: 16,
+            pools: vec![PoolClass::small(16)],
             mode: BindMode::Auto,
             lease_cap: 6144,
             fill_reserve: 1024,
@@ -163,10 +195,12 @@ impl XskConfig {
         for (name, size) in [
             ("primary", rings.primary),
             ("control", rings.control),
-            ("pool", rings.pool),
             ("tx", rings.tx),
             ("fill", rings.fill),
-        ] {
+        ]
+        .into_iter()
+        .chain(self.pools.iter().map(|class| ("pool", class.ring)))
+        {
             if !size.is_power_of_two() {
                 return Err(XskError::Config(format!(
                     "ring size {name} = {size} is not a power of two"
@@ -186,40 +220,66 @@ impl XskConfig {
                 "tx_outstanding_max = 0 would never send".to_owned(),
             ));
         }
+        if self.fill_reserve > rings.fill {
+            return Err(XskError::Config(format!(
+                "fill_reserve {} is beyond the fill ring of {}: lower it or raise rings.fill",
+                self.fill_reserve, rings.fill
+            )));
+        }
+        self.check_tx_frames()?;
         self.check_rx_frames()
+    }
+
+    /// Something must be left to send ACKs with while as many frames as may be are under way.
+    fn check_tx_frames(&self) -> Result<(), XskError> {
+        match self.tx_outstanding_max {
+            Some(most) if most > self.umem.tx_frames => Err(XskError::Config(format!(
+                "tx_outstanding_max {most} is more than the {} TX frames: lower it or raise tx_frames",
+                self.umem.tx_frames
+            ))),
+            _ if self.umem.tx_frames == 0 => Err(XskError::Config(
+                "tx_frames = 0 would never send: raise it".to_owned(),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// RX frames >= sum of RX ring sizes + lease cap + fill reserve.
     fn check_rx_frames(&self) -> Result<(), XskError> {
-        let terms = [
-            ("rings.primary", u64::from(self.rings.primary)),
-            ("rings.control", u64::from(self.rings.control)),
-            (
-                "pools x rings.pool",
-                u64::from(self.pools) * u64::from(self.rings.pool),
-            ),
-            ("lease_cap", u64::from(self.lease_cap)),
-            ("fill_reserve", u64::from(self.fill_reserve)),
+        let pools = self.pools.iter().map(|class| {
+            let name = format!("pools {} x {}", class.pools, class.ring);
+            (name, class.frames())
+        });
+        let term = |name: &str, frames: u32| (name.to_owned(), u64::from(frames));
+        let rings = [
+            term("rings.primary", self.rings.primary),
+            term("rings.control", self.rings.control),
         ];
+        let others = [
+            term("lease_cap", self.lease_cap),
+            term("fill_reserve", self.fill_reserve),
+        ];
+        let terms: Vec<(String, u64)> = rings.into_iter().chain(pools).chain(others).collect();
         let need: u64 = terms.iter().map(|(_, value)| value).sum();
         if need <= u64::from(self.umem.rx_frames) {
             return Ok(());
         }
-        let mut largest = terms[0];
-        for term in terms {
+        let mut largest = &terms[0];
+        for term in &terms {
             if term.1 > largest.1 {
                 largest = term;
             }
         }
-        let spelt = terms
-            .map(|(name, value)| format!("{name} {value}"))
-            .join(" + ");
+        let spelt: Vec<String> = terms
+            .iter()
+            .map(|(name, value)| format!("{name} = {value}"))
+            .collect();
         Err(XskError::TooFewRxFrames {
             rx_frames: self.umem.rx_frames,
             need,
-            term: largest.0,
+            term: largest.0.clone(),
             value: largest.1,
-            terms: spelt,
+            terms: spelt.join(" + "),
         })
     }
 }
@@ -231,8 +291,8 @@ pub struct MemoryConfig {
     pub umem: UmemConfig,
     /// Ring sizes; `fill` has no meaning here, and sizes need not be powers of two.
     pub rings: RingSizes,
-    /// Flow pools behind ring indices 2 and up.
-    pub pools: u32,
+    /// Flow pools by class, behind ring indices 2 and up.
+    pub pools: Vec<PoolClass>,
     /// Most frames sent and not yet completed; `None`: all TX frames. A frame completes here only when the peer's
     /// application has let go of it, so a cap near the TX ring's size would let a slow reader stop ACKs.
     pub tx_outstanding_max: Option<u32>,
@@ -249,11 +309,10 @@ impl Default for MemoryConfig {
             rings: RingSizes {
                 primary: 1024,
                 control: 128,
-                pool: 256,
                 tx: 1024,
                 fill: 1024,
             },
-            pools: 4,
+            pools: vec![PoolClass::small(4)],
             tx_outstanding_max: None,
         }
     }
@@ -276,15 +335,59 @@ mod tests {
 
     #[test]
     fn too_few_rx_frames_names_the_largest_term() {
-        let text = fault(|config| config.pools = 64);
+        let text = fault(|config| {
+            config.pools = vec![
+                PoolClass::small(64),
+                PoolClass {
+                    pools: 2,
+                    ring: 1024,
+                },
+            ];
+        });
         assert_eq!(
             text,
-            "caller: 16384 RX frames are fewer than 25856 = rings.primary 2048 + rings.control 256 \
-             + pools x rings.pool 16384 + lease_cap 6144 + fill_reserve 1024; \
-             lower pools x rings.pool (16384, the largest term) or raise rx_frames"
+            "caller: 16384 RX frames are fewer than 27904 = rings.primary = 2048 + rings.control = 256 \
+             + pools 64 x 256 = 16384 + pools 2 x 1024 = 2048 + lease_cap = 6144 + fill_reserve = 1024; \
+             lower pools 64 x 256 (16384, the largest term) or raise rx_frames"
         );
-        assert!(fault(|config| config.lease_cap = 20_000).contains("lower lease_cap (20000"));
-        assert!(fault(|config| config.fill_reserve = u32::MAX).contains("lower fill_reserve"));
+    }
+
+    /// Each term of the sum can be the one that is too large, and is then the one that is named.
+    #[test]
+    fn every_term_of_the_sum_is_checked_and_named() {
+        let large = 1 << 15;
+        let named = |name: &str, change: fn(&mut XskConfig, u32)| {
+            let text = fault(|config| change(config, large));
+            assert!(text.contains(&format!("lower {name} ({large}")), "{text}");
+            let mut without = XskConfig::new("eth0", 0);
+            without.umem.rx_frames = large + (1 << 14);
+            change(&mut without, large);
+            without.check().expect("with more frames there is room");
+        };
+        named("rings.primary", |config, n| config.rings.primary = n);
+        named("rings.control", |config, n| config.rings.control = n);
+        named("pools 128 x 256", |config, n| {
+            config.pools = vec![PoolClass::small(n / 256)];
+        });
+        named("lease_cap", |config, n| config.lease_cap = n);
+        named("fill_reserve", |config, n| {
+            (config.fill_reserve, config.rings.fill) = (n, n);
+        });
+    }
+
+    #[test]
+    fn transmit_frames_are_checked_too() {
+        assert!(fault(|config| config.umem.tx_frames = 0).contains("tx_frames = 0"));
+        let text = fault(|config| config.tx_outstanding_max = Some(9000));
+        assert!(
+            text.contains("9000 is more than the 8192 TX frames"),
+            "{text}"
+        );
+        let text = fault(|config| config.fill_reserve = 5000);
+        assert!(
+            text.contains("fill_reserve 5000 is beyond the fill ring of 4096"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -298,7 +401,7 @@ mod tests {
 
     #[test]
     fn values_that_cannot_work_are_named() {
-        assert!(fault(|config| config.rings.pool = 100).contains("ring size pool = 100"));
+        assert!(fault(|config| config.pools[0].ring = 100).contains("ring size pool = 100"));
         assert!(fault(|config| config.rings.tx = 0).contains("ring size tx = 0"));
         assert!(fault(|config| config.tx_budget = Some(31)).contains("tx_budget 31"));
         assert!(fault(|config| config.tx_budget = Some(2049)).contains("32..=2048"));

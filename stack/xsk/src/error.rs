@@ -19,7 +19,7 @@ pub enum XskError {
         /// Sum of all terms.
         need: u64,
         /// Name of the largest term.
-        term: &'static str,
+        term: String,
         /// Frames of the largest term.
         value: u64,
         /// The whole sum, spelt out.

@@ -41,7 +41,7 @@ pub mod virtual_port;
 pub mod waker;
 pub mod xsk_port;
 
-pub use config::{BindMode, MemoryConfig, RingSizes, UmemConfig, XskConfig};
+pub use config::{BindMode, MemoryConfig, PoolClass, RingSizes, UmemConfig, XskConfig};
 pub use error::XskError;
 pub use frame::Frame;
 pub use mapped_array::MappedArray;

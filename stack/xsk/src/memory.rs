@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::config::MemoryConfig;
+use crate::config::{MemoryConfig, pool_rings};
 use crate::error::XskError;
 use crate::frame::Frame;
 use crate::port::Port;
@@ -52,10 +52,9 @@ struct RxRing {
 
 impl RxRings {
     fn new(config: &MemoryConfig) -> Self {
-        let pools = (0..config.pools).map(|_| config.rings.pool);
         let sizes = [config.rings.primary, config.rings.control]
             .into_iter()
-            .chain(pools);
+            .chain(pool_rings(&config.pools));
         let rings = sizes.map(|size| RxRing {
             frames: VecDeque::new(),
             size: size as usize,
@@ -125,6 +124,9 @@ impl MemoryPort {
         peer_umem.join(&umem);
         let rx = Rc::new(RefCell::new(RxRings::new(config)));
         let peer_rx = Rc::new(RefCell::new(RxRings::new(config)));
+        let rings = rx.borrow().rings.len();
+        umem.count_rings(rings);
+        peer_umem.count_rings(rings);
         let port = Self::new(config, umem, Rc::clone(&rx), Rc::clone(&peer_rx));
         Ok((port, Self::new(config, peer_umem, peer_rx, rx)))
     }
@@ -221,11 +223,23 @@ impl Port for MemoryPort {
         self.rx.borrow().rings.len()
     }
 
+    fn ring_size(&self, ring: usize) -> u32 {
+        self.rx.borrow().rings[ring].size as u32
+    }
+
+    /// The frames are the other end's, and so is their account.
+    fn held(&self, ring: usize) -> usize {
+        self.umem.peer().map_or(0, |peer| peer.held_of_ring(ring))
+    }
+
     fn receive(&mut self, ring: usize, out: &mut Vec<Frame>, budget: usize) -> usize {
         let mut rx = self.rx.borrow_mut();
         let frames = &mut rx.rings[ring].frames;
         let count = budget.min(frames.len());
-        out.extend(frames.drain(..count));
+        for frame in frames.drain(..count) {
+            frame.umem().charge(frame.id(), ring);
+            out.push(frame);
+        }
         self.statistics.received += count as u64;
         count
     }

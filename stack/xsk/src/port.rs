@@ -24,6 +24,18 @@ pub trait Port {
     /// Number of RX rings.
     fn rings(&self) -> usize;
 
+    /// Entries of a ring.
+    ///
+    /// # Panics
+    /// If there is no such ring.
+    fn ring_size(&self, ring: usize) -> u32;
+
+    /// Frames that came by this ring and are still held: by the caller, by queues, by leases.
+    ///
+    /// # Panics
+    /// If there is no such ring.
+    fn held(&self, ring: usize) -> usize;
+
     /// Appends at most `budget` received frames of a ring to `out`, in their order. Returns how many.
     ///
     /// # Panics

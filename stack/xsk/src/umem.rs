@@ -32,6 +32,9 @@ const KERNEL: u8 = 4;
 /// Lent to another thread.
 const LEASED: u8 = 8;
 
+/// The chunk came by no ring, or is not held any more.
+const NO_RING: u16 = u16::MAX;
+
 /// Indices of the holders in `Umem::held_by`.
 mod holder {
     pub(super) const FREE: usize = 0;
@@ -102,6 +105,10 @@ pub struct Umem {
     config: UmemConfig,
     chunk_shift: u32,
     states: Box<[Cell<u8>]>,
+    /// The receive ring that each chunk came by, while it is held.
+    ring_of: Box<[Cell<u16>]>,
+    /// Chunks that came by each receive ring and are still held; the port sets its length.
+    held_of_ring: OnceCell<Box<[Cell<u32>]>>,
     rx_free: FreeList,
     tx_free: FreeList,
     held_by: [Cell<u32>; holder::COUNT],
@@ -122,6 +129,8 @@ impl Umem {
             config: config.clone(),
             chunk_shift: config.chunk_size.trailing_zeros(),
             states: (0..frames).map(|_| Cell::new(0)).collect(),
+            ring_of: (0..frames).map(|_| Cell::new(NO_RING)).collect(),
+            held_of_ring: OnceCell::new(),
             rx_free: FreeList::full(0..config.rx_frames),
             tx_free: FreeList::full(config.rx_frames..frames),
             held_by,
@@ -149,6 +158,46 @@ impl Umem {
             umem: Rc::downgrade(peer),
         });
         debug_assert!(joined.is_ok(), "a UMEM is one end of one wire");
+    }
+
+    /// Begins to count what is held of each of the `rings` that the chunks of this memory are received by: our own rings, or
+    /// those of the other end of a wire in memory. Once, by the port.
+    pub(crate) fn count_rings(&self, rings: usize) {
+        let set = self
+            .held_of_ring
+            .set((0..rings).map(|_| Cell::new(0)).collect());
+        debug_assert!(set.is_ok(), "one port has this memory");
+    }
+
+    /// Chunks of this memory that came by a ring and are still held.
+    pub(crate) fn held_of_ring(&self, ring: usize) -> usize {
+        self.held_of_ring
+            .get()
+            .map_or(0, |held| held[ring].get() as usize)
+    }
+
+    /// The other end's memory, of a wire in memory.
+    pub(crate) fn peer(&self) -> Option<Rc<Umem>> {
+        self.peer.get()?.umem.upgrade()
+    }
+
+    /// The chunk has come by this ring.
+    pub(crate) fn charge(&self, chunk: u32, ring: usize) {
+        if let Some(held) = self.held_of_ring.get() {
+            self.ring_of[chunk as usize].set(ring as u16);
+            held[ring].set(held[ring].get() + 1);
+        }
+    }
+
+    /// Nobody holds the chunk any more.
+    fn discharge(&self, chunk: u32) {
+        let ring = self.ring_of[chunk as usize].replace(NO_RING);
+        if ring != NO_RING
+            && let Some(held) = self.held_of_ring.get()
+        {
+            let held = &held[usize::from(ring)];
+            held.set(held.get() - 1);
+        }
     }
 
     /// The memory's file, sealed in its size.
@@ -291,12 +340,12 @@ impl Umem {
     fn set_or_free(&self, chunk: u32, state: u8) {
         self.set(chunk, state);
         if state == 0 {
-            let list = if chunk < self.config.rx_frames {
-                &self.rx_free
+            if chunk < self.config.rx_frames {
+                self.discharge(chunk);
+                self.rx_free.push(chunk);
             } else {
-                &self.tx_free
-            };
-            list.push(chunk);
+                self.tx_free.push(chunk);
+            }
         }
     }
 
@@ -324,13 +373,19 @@ impl Umem {
 
     /// KERNEL -> TOKEN: the frame of a receive descriptor. `None`: the kernel does not have this chunk, or the window is
     /// not within it; then nothing has changed.
-    pub(crate) fn take_from_kernel(self: &Rc<Self>, address: u64, len: u32) -> Option<Frame> {
+    pub(crate) fn take_from_kernel(
+        self: &Rc<Self>,
+        address: u64,
+        len: u32,
+        ring: usize,
+    ) -> Option<Frame> {
         let chunk = self.chunk_at(address)?;
         let start = (address - self.address(chunk)) as u32;
         if self.states[chunk as usize].get() != KERNEL || len > self.config.chunk_size - start {
             return None;
         }
         self.set(chunk, TOKEN);
+        self.charge(chunk, ring);
         // Both are at most 4096.
         Some(Frame::new(Rc::clone(self), chunk, start as u16, len as u16))
     }
@@ -361,6 +416,7 @@ impl Umem {
 
     /// The peer has done with our chunk: its completion may be reclaimed.
     pub(crate) fn foreign_released(&self, chunk: u32) {
+        self.discharge(chunk);
         self.foreign_done.borrow_mut().push_back(chunk);
     }
 

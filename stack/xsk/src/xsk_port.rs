@@ -15,7 +15,7 @@ use core::time::Duration;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
 
-use crate::config::XskConfig;
+use crate::config::{XskConfig, pool_rings};
 use crate::error::XskError;
 use crate::frame::Frame;
 use crate::port::Port;
@@ -52,6 +52,7 @@ impl TxBudget {
 /// An RX ring and the socket it is mapped from, dropped in this order.
 struct Receiver {
     rx: RxRing,
+    size: u32,
     socket: Socket,
 }
 
@@ -59,6 +60,7 @@ impl Receiver {
     fn new(socket: Socket, size: u32) -> Result<Self, XskError> {
         Ok(Self {
             rx: socket.rx_ring(size)?,
+            size,
             socket,
         })
     }
@@ -104,14 +106,14 @@ impl XskPort {
         let bind_wait = primary.socket.bind_primary(config, ifindex)?;
         let mode = primary.socket.mode()?;
         let mut receivers = vec![primary];
-        let pools = (0..config.pools).map(|_| config.rings.pool);
-        for size in core::iter::once(config.rings.control).chain(pools) {
+        for size in core::iter::once(config.rings.control).chain(pool_rings(&config.pools)) {
             let receiver = Receiver::new(Socket::new()?, size)?;
             receiver
                 .socket
                 .bind_shared(config, ifindex, &receivers[0].socket)?;
             receivers.push(receiver);
         }
+        umem.count_rings(receivers.len());
         let waker = Waker::new()?;
         Ok(Self {
             poll_fds: poll_fds(&receivers, &waker),
@@ -282,6 +284,14 @@ impl Port for XskPort {
         self.receivers.len()
     }
 
+    fn ring_size(&self, ring: usize) -> u32 {
+        self.receivers[ring].size
+    }
+
+    fn held(&self, ring: usize) -> usize {
+        self.umem.held_of_ring(ring)
+    }
+
     fn receive(&mut self, ring: usize, out: &mut Vec<Frame>, budget: usize) -> usize {
         let rx = &mut self.receivers[ring].rx;
         let count = rx.acquire(u32::try_from(budget).unwrap_or(u32::MAX));
@@ -290,7 +300,7 @@ impl Port for XskPort {
             let descriptor = rx.take();
             match self
                 .umem
-                .take_from_kernel(descriptor.address, descriptor.len)
+                .take_from_kernel(descriptor.address, descriptor.len, ring)
             {
                 Some(frame) => {
                     out.push(frame);

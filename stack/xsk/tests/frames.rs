@@ -23,11 +23,10 @@ fn config() -> MemoryConfig {
         rings: RingSizes {
             primary: 3,
             control: 1,
-            pool: 1,
             tx: RING,
             fill: 1,
         },
-        pools: 0,
+        pools: Vec::new(),
         tx_outstanding_max: Some(OUTSTANDING),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use bywash_xsk::{
-    Fate, Frame, LeaseDesc, MemoryConfig, MemoryPort, Port, RingSizes, Umem, UmemConfig,
+    Fate, Frame, LeaseDesc, MemoryConfig, MemoryPort, PoolClass, Port, RingSizes, Umem, UmemConfig,
 };
 
 fn small() -> MemoryConfig {
@@ -18,11 +18,10 @@ fn small() -> MemoryConfig {
         rings: RingSizes {
             primary: 4,
             control: 2,
-            pool: 2,
             tx: 8,
             fill: 8,
         },
-        pools: 1,
+        pools: vec![PoolClass { pools: 1, ring: 2 }],
         tx_outstanding_max: None,
     }
 }

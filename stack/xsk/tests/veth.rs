@@ -7,7 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 
 use bywash_xsk::{
-    BindMode, Frame, Mode, Port, RingSizes, TxBudget, UmemConfig, XskConfig, XskError, XskPort,
+    BindMode, Frame, Mode, PoolClass, Port, RingSizes, TxBudget, UmemConfig, XskConfig, XskError,
+    XskPort,
 };
 use lab::{DEVICE, ETHERNET, Lab, Redirect, drop_capability, ethernet, frame_for};
 
@@ -23,11 +24,10 @@ fn config() -> XskConfig {
         rings: RingSizes {
             primary: 128,
             control: 8,
-            pool: 16,
             tx: 512,
             fill: 512,
         },
-        pools: 3,
+        pools: vec![PoolClass { pools: 3, ring: 16 }],
         mode: BindMode::Copy,
         lease_cap: 128,
         fill_reserve: 64,

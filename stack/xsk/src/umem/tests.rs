@@ -8,6 +8,7 @@ use super::*;
 
 const RX: u32 = 5;
 const TX: u32 = 4;
+const RINGS: usize = 3;
 
 fn small() -> Rc<Umem> {
     Umem::new(&UmemConfig {
@@ -60,6 +61,8 @@ struct Model {
     outstanding: Vec<u32>,
     descs: Vec<(LeaseDesc, u32)>,
     returned: Vec<u32>,
+    /// The ring that each RX chunk came by last.
+    came_by: [usize; RX as usize],
 }
 
 impl Model {
@@ -84,7 +87,9 @@ impl Model {
             }
             Step::Receive(which, len) if which < self.kernel.len() => {
                 let chunk = self.kernel.swap_remove(which);
-                let frame = umem.take_from_kernel(u64::from(chunk) * 4096 + 256, len);
+                let frame =
+                    umem.take_from_kernel(u64::from(chunk) * 4096 + 256, len, len as usize % RINGS);
+                self.came_by[chunk as usize] = len as usize % RINGS;
                 let frame = frame.ok_or_else(|| TestCaseError::fail("not received"))?;
                 prop_assert_eq!(
                     (frame.id(), frame.headroom(), frame.len()),
@@ -166,6 +171,13 @@ impl Model {
             leased: leased.len() as u32,
         };
         prop_assert_eq!(ledger, expected);
+        let held = (0..RX)
+            .filter(|chunk| !self.kernel.contains(chunk) && self.free(*chunk..chunk + 1) == 0);
+        let mut by_ring = [0; RINGS];
+        for chunk in held {
+            by_ring[self.came_by[chunk as usize]] += 1;
+        }
+        prop_assert_eq!([0, 1, 2].map(|ring| umem.held_of_ring(ring)), by_ring);
         Ok(())
     }
 }
@@ -174,6 +186,7 @@ proptest! {
     #[test]
     fn every_chunk_has_the_holder_that_the_model_says(steps in prop::collection::vec(step(), 1..200)) {
         let umem = small();
+        umem.count_rings(RINGS);
         let mut model = Model::default();
         for step in steps {
             model.step(&umem, step)?;
@@ -197,15 +210,15 @@ fn descriptors_that_the_kernel_cannot_mean_change_nothing() {
     ];
     for (address, len) in bad {
         assert!(
-            umem.take_from_kernel(address, len).is_none(),
-            "{address} {len}"
+            umem.take_from_kernel(address, len, 0).is_none(),
+            "{address} {len}",
         );
     }
     assert!(!umem.completed(address) && !umem.completed(u64::MAX));
     assert_eq!(umem.audit().expect("adds up").fill, 1);
     assert!(
-        umem.take_from_kernel(address + 4000, 96).is_some(),
-        "up to the chunk's end"
+        umem.take_from_kernel(address + 4000, 96, 0).is_some(),
+        "up to the chunk's end",
     );
 }
 
