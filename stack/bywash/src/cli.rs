@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bywash::{EngineConfig, IdlePolicy, PoolPolicy};
 use bywash_engine::engine::XdpMode;
-use bywash_engine::xsk::BindMode;
+use bywash_engine::xsk::{BindMode, PoolClass};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -63,10 +63,9 @@ pub(crate) struct DeviceArgs {
         help_heading = "Device"
     )]
     cores: Option<Vec<usize>>,
-    /// RX rings of their own for single flows, per shard
-    #[arg(long, value_name = "N", help_heading = "Device",
-          value_parser = clap::value_parser!(u32).range(0..=254))]
-    pools: Option<u32>,
+    /// RX rings of their own for single flows, per shard: how many, with 256 entries each; or by class, as in 12,4x2048
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = pool_class, help_heading = "Device")]
+    pools: Option<Vec<PoolClass>>,
     /// Which flows get one: shared (none), dedicated, or promote-after=BYTES
     #[arg(long, value_name = "POLICY", value_parser = pool_policy, help_heading = "Device")]
     pool_policy: Option<PoolPolicy>,
@@ -119,8 +118,12 @@ impl DeviceArgs {
             }
             config.cores = Some(cores.clone());
         }
-        if let Some(pools) = self.pools {
-            config.pools = pools;
+        if let Some(pools) = &self.pools {
+            config.pools = pools
+                .iter()
+                .copied()
+                .filter(|class| class.pools > 0)
+                .collect();
         }
         if let Some(policy) = self.pool_policy {
             config.shard.pools = policy;
@@ -145,9 +148,23 @@ impl DeviceArgs {
     }
 }
 
-fn number(text: &str, what: &str) -> Result<u64, String> {
+fn number<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is not a number of {what}"))
+}
+
+/// `COUNT`, or `COUNTxENTRIES`.
+fn pool_class(text: &str) -> Result<PoolClass, String> {
+    let (pools, ring) = match text.split_once('x') {
+        None => (text, None),
+        Some((pools, ring)) => (pools, Some(ring)),
+    };
+    let class = PoolClass::small(number(pools, "pools")?);
+    let ring = ring.map_or(Ok(class.ring), |ring| number(ring, "ring entries"))?;
+    if !ring.is_power_of_two() {
+        return Err(format!("a ring of {ring} entries: say a power of two"));
+    }
+    Ok(PoolClass { ring, ..class })
 }
 
 fn pool_policy(text: &str) -> Result<PoolPolicy, String> {
@@ -179,7 +196,7 @@ fn bytes(text: &str) -> Result<u64, String> {
         Some('t' | 'T') => (&text[..text.len() - 1], 40),
         _ => (text, 0),
     };
-    number(digits, "bytes, with K, M, G or T behind it")?
+    number::<u64>(digits, "bytes, with K, M, G or T behind it")?
         .checked_mul(1 << shift)
         .ok_or_else(|| format!("{text:?} bytes are more than can be counted"))
 }
@@ -370,6 +387,13 @@ mod tests {
             pool_policy("promote-after=0"),
             Ok(PoolPolicy::PromoteAfter(0))
         );
+        assert_eq!(pool_class("12"), Ok(PoolClass::small(12)));
+        let large = PoolClass {
+            pools: 4,
+            ring: 2048,
+        };
+        assert_eq!(pool_class("4x2048"), Ok(large));
+        assert!(pool_class("4x1000").is_err() && pool_class("x").is_err());
         assert!(pool_policy("promote-after=").is_err());
         assert!(pool_policy("shared=1").is_err());
         assert_eq!(idle_policy("spin"), Ok(IdlePolicy::Spin));

@@ -32,7 +32,8 @@ pub use bywash_engine::report::ShardReport;
 pub use bywash_engine::shard::{Environment, Shard, TurnReport};
 pub use bywash_engine::steering::{ListenRefused, NoSteering, Steering};
 pub use bywash_engine::xsk::{
-    Ledger, MemoryConfig, Received, RingSizes, Umem, UmemConfig, VirtualPort, VirtualQueue,
+    Ledger, MemoryConfig, PoolClass, Received, RingSizes, Umem, UmemConfig, VirtualPort,
+    VirtualQueue,
 };
 
 /// TCP without an engine.

@@ -18,7 +18,7 @@ pub use bywash_xdp::Mode as XdpMode;
 pub use bywash_xdp::Settings as XdpSettings;
 pub use bywash_xdp::pin::{Scope as PinScope, scope as pin_scope};
 use bywash_xdp::{AttachConfig, AttachError, Demux, DemuxError};
-use bywash_xsk::{BindMode, Mode, RingSizes, UmemConfig, XskConfig, XskError, XskPort};
+use bywash_xsk::{BindMode, Mode, PoolClass, RingSizes, UmemConfig, XskConfig, XskError, XskPort};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::clock::MonotonicClock;
@@ -58,8 +58,8 @@ pub struct EngineConfig {
     pub xdp: XdpMode,
     /// What the XDP program does beside steering.
     pub xdp_settings: XdpSettings,
-    /// Flow pools of a shard.
-    pub pools: u32,
+    /// Flow pools of a shard, by the size of their rings.
+    pub pools: Vec<PoolClass>,
     /// Frames of a shard for sending.
     pub tx_frames: u32,
     /// Defaults of every shard; index, MTU and checksum policy are filled in from the device.
@@ -76,7 +76,7 @@ impl EngineConfig {
             mode: BindMode::Auto,
             xdp: XdpMode::Auto,
             xdp_settings: XdpSettings::default(),
-            pools: 16,
+            pools: vec![PoolClass::small(16)],
             tx_frames: 8192,
             shard: ShardConfig::default(),
         }
@@ -270,7 +270,7 @@ impl<S: Service + Send + 'static> Engine<S> {
                     shards: config.shards,
                     mtu: device.mtu,
                     checksum,
-                    pools: if config.pools == 0 {
+                    pools: if config.pools.is_empty() {
                         PoolPolicy::Shared
                     } else {
                         config.shard.pools
@@ -533,7 +533,7 @@ fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {
     let base = XskConfig::new(device.name.clone(), queue);
     let rx_frames = rings.primary
         + rings.control
-        + config.pools * rings.pool
+        + config.pools.iter().map(PoolClass::frames).sum::<u64>() as u32
         + config.shard.lease_cap
         + base.fill_reserve;
     let veth = device.driver.as_deref() == Some("veth");
@@ -545,7 +545,7 @@ fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {
             ..UmemConfig::default()
         },
         rings,
-        pools: config.pools,
+        pools: config.pools.clone(),
         mode: config.mode,
         lease_cap: config.shard.lease_cap,
         tx_outstanding_max: veth.then_some(VETH_OUTSTANDING),

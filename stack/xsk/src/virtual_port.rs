@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::config::MemoryConfig;
+use crate::config::{MemoryConfig, pool_rings};
 use crate::error::XskError;
 use crate::frame::Frame;
 use crate::port::Port;
@@ -84,20 +84,21 @@ impl VirtualPort {
             ));
         }
         let umem = Umem::new(&config.umem)?;
-        let pools = (0..config.pools).map(|_| config.rings.pool);
         let rx = [config.rings.primary, config.rings.control]
             .into_iter()
-            .chain(pools)
+            .chain(pool_rings(&config.pools))
             .map(|size| RxRing {
                 descs: VecDeque::new(),
                 size: size as usize,
                 full: 0,
             });
+        let rx: Vec<RxRing> = rx.collect();
+        umem.count_rings(rx.len());
         let state = Rc::new(RefCell::new(State {
             umem: Rc::clone(&umem),
             fill: VecDeque::new(),
             fill_size: config.rings.fill as usize,
-            rx: rx.collect(),
+            rx,
             posted: VecDeque::new(),
             sent: VecDeque::new(),
             deaf: false,
@@ -149,13 +150,21 @@ impl Port for VirtualPort {
         self.state.borrow().rx.len()
     }
 
+    fn ring_size(&self, ring: usize) -> u32 {
+        self.state.borrow().rx[ring].size as u32
+    }
+
+    fn held(&self, ring: usize) -> usize {
+        self.umem.held_of_ring(ring)
+    }
+
     fn receive(&mut self, ring: usize, out: &mut Vec<Frame>, budget: usize) -> usize {
         let mut state = self.state.borrow_mut();
         let mut count = 0;
         while count < budget
             && let Some((address, bytes)) = state.rx[ring].descs.pop_front()
         {
-            let frame = self.umem.take_from_kernel(address + XDP_HEADROOM, 0);
+            let frame = self.umem.take_from_kernel(address + XDP_HEADROOM, 0, ring);
             let mut frame = frame.expect("the chunk came from the fill ring");
             let tail = frame.tail_mut().expect("a received chunk is not queued");
             tail[..bytes.len()].copy_from_slice(&bytes);
@@ -276,7 +285,7 @@ impl VirtualQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{RingSizes, UmemConfig};
+    use crate::config::{PoolClass, RingSizes, UmemConfig};
 
     fn small() -> (VirtualPort, VirtualQueue) {
         let config = MemoryConfig {
@@ -288,11 +297,10 @@ mod tests {
             rings: RingSizes {
                 primary: 2,
                 control: 2,
-                pool: 2,
                 tx: 2,
                 fill: 3,
             },
-            pools: 1,
+            pools: vec![PoolClass { pools: 1, ring: 2 }],
             tx_outstanding_max: None,
         };
         VirtualPort::open(&config).expect("memory")
