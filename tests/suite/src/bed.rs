@@ -1,13 +1,14 @@
-//! Two network namespaces with a veth pair, or with a router between two pairs where packets are lost.
+//! Two network namespaces with a veth pair, or with an emulated link between two pairs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bywash_link::{Bridge, Counts, Link};
 use nix::sched::{CloneFlags, setns};
 
 use crate::LIMIT;
@@ -20,17 +21,18 @@ pub struct Shape {
     pub queues: u32,
     /// Whether the devices keep the kernel's default offloads; else all are off, as a plain NIC has it.
     pub offloads: bool,
-    /// Of a thousand packets, this many are lost, in each direction, by a router between the two.
-    pub lost_per_mille: Option<u32>,
+    /// What the link between the two does, forth being from host to peer. `None`: they are the two ends of one veth pair.
+    /// Else both are without offloads: a link carries packets, not trains of them.
+    pub link: Option<Link>,
 }
 
 impl Default for Shape {
-    /// One queue, default offloads, no loss.
+    /// One queue, default offloads, one veth pair.
     fn default() -> Self {
         Self {
             queues: 1,
             offloads: true,
-            lost_per_mille: None,
+            link: None,
         }
     }
 }
@@ -54,7 +56,7 @@ pub struct Bed {
     pub host: Side,
     /// Its peer.
     pub peer: Side,
-    router: Option<String>,
+    emulator: Option<Emulator>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -88,11 +90,15 @@ impl Bed {
             v4: Ipv4Addr::new(10, 88, net, last),
             v6: Ipv6Addr::new(0xfd88, u16::from(net), 0, 0, 0, 0, 0, u16::from(last)),
         };
-        let routed = shape.lost_per_mille.is_some();
-        let bed = Self {
+        let mut bed = Self {
             host: side("host", 0, 1),
-            peer: side("peer", u8::from(routed), 2),
-            router: routed.then(|| format!("bwt{pid}-{serial}-router")),
+            peer: side("peer", 0, 2),
+            emulator: shape.link.map(|_| Emulator {
+                namespace: format!("bwt{pid}-{serial}-link"),
+                counts: Arc::default(),
+                stop: Arc::default(),
+                thread: None,
+            }),
             _turn: turn,
         };
         // From here on a failure drops the bed, which removes what was made.
@@ -100,16 +106,17 @@ impl Bed {
             ip(&["netns", "add", namespace]);
             ip(&["-n", namespace, "link", "set", "lo", "up"]);
         }
-        match (&bed.router, shape.lost_per_mille) {
-            (Some(router), Some(lost)) => bed.join_by(router, lost, shape),
-            _ => bed.join(shape),
+        match shape.link {
+            Some(link) => bed.join_by(link, shape),
+            None => bed.join(shape),
         }
         bed
     }
 
     fn namespaces(&self) -> impl Iterator<Item = &str> {
         let ends = [self.host.namespace.as_str(), self.peer.namespace.as_str()];
-        ends.into_iter().chain(self.router.as_deref())
+        let link = self.emulator.as_ref().map(|one| one.namespace.as_str());
+        ends.into_iter().chain(link)
     }
 
     fn join(&self, shape: Shape) {
@@ -124,92 +131,96 @@ impl Bed {
         }
     }
 
-    /// Two pairs and a router, which forgets some packets. GSO is off on the way, so that it forgets packets and not trains of them.
-    fn join_by(&self, router: &str, lost: u32, shape: Shape) {
-        let side = |net: u8| Side {
-            namespace: router.to_owned(),
-            device: format!("to{net}"),
-            v4: Ipv4Addr::new(10, 88, net, 254),
-            v6: Ipv6Addr::new(0xfd88, u16::from(net), 0, 0, 0, 0, 0, 254),
-        };
-        for (end, near) in [(&self.host, side(0)), (&self.peer, side(1))] {
+    /// Two pairs, and the emulator between their inner ends.
+    fn join_by(&mut self, link: Link, shape: Shape) {
+        let emulator = self.emulator.as_mut().expect("a bed with a link");
+        for (end, near) in [(&self.host, "to-host"), (&self.peer, "to-peer")] {
             veth(
                 (&end.namespace, &end.device),
-                (router, &near.device),
+                (&emulator.namespace, near),
                 shape.queues,
             );
-            end.configure(shape.offloads);
-            near.configure(false);
-            for (family, gateway) in [("-4", near.v4.to_string()), ("-6", near.v6.to_string())] {
-                ip(&[
-                    "-n",
-                    &end.namespace,
-                    family,
-                    "route",
-                    "add",
-                    "default",
-                    "via",
-                    &gateway,
-                ]);
-            }
+            end.configure(false);
+            // The middle has no addresses and says nothing of its own.
+            let quiet = format!("net.ipv6.conf.{near}.disable_ipv6=1");
+            emulator.run("sysctl", &["-qw", &quiet]);
+            let off = ["gro", "off", "gso", "off", "tso", "off", "tx", "off"];
+            emulator.run("ethtool", &[&["-K", near][..], &off].concat());
+            ip(&["-n", &emulator.namespace, "link", "set", near, "up"]);
         }
-        // The peer's own trains would be cut only in the router.
-        self.peer
-            .run(
-                "ethtool",
-                &[
-                    "-K",
-                    &self.peer.device,
-                    "tso",
-                    "off",
-                    "gso",
-                    "off",
-                    "gro",
-                    "off",
-                ],
-            )
-            .ok();
-        let middle = side(0);
-        middle
-            .run(
-                "sysctl",
-                &[
-                    "-qw",
-                    "net.ipv4.ip_forward=1",
-                    "net.ipv6.conf.all.forwarding=1",
-                ],
-            )
-            .ok();
-        let rules = format!(
-            "table inet loss {{ chain forward {{ type filter hook forward priority 0; policy accept; \
-             meta l4proto tcp numgen random mod 1000 < {lost} counter drop; }}; }}"
-        );
-        middle.run("nft", &[&rules]).ok();
+        emulator.start(link);
     }
 
-    /// Packets that the router has forgotten so far.
+    /// What the emulated link has done so far: from host to peer, and back.
+    ///
+    /// # Panics
+    /// On a bed without one.
     #[track_caller]
-    pub fn lost(&self) -> u64 {
-        let router = self.router.as_deref().expect("a bed that loses packets");
-        let listed = Running::start(
-            Command::new("ip").args(["netns", "exec", router, "nft", "-j", "list", "ruleset"]),
-        );
-        let rules = listed.wait(LIMIT).ok().json();
-        let rules = rules["nftables"].as_array().expect("a list").iter();
-        let counters =
-            rules.flat_map(|entry| entry["rule"]["expr"].as_array().into_iter().flatten());
-        counters
-            .filter_map(|expression| expression["counter"]["packets"].as_u64())
-            .sum()
+    pub fn passed(&self) -> [Counts; 2] {
+        let emulator = self.emulator.as_ref().expect("a bed with a link");
+        *emulator.counts.lock().expect("no panic while held")
+    }
+}
+
+/// The link emulator of a bed: a thread in a namespace of its own.
+struct Emulator {
+    namespace: String,
+    counts: Arc<Mutex<[Counts; 2]>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Emulator {
+    /// How often the counts are brought up to date.
+    const GLANCE: Duration = Duration::from_millis(20);
+
+    #[track_caller]
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.namespace, program])
+            .args(arguments);
+        Running::start(&mut command).wait(LIMIT).ok();
+    }
+
+    fn start(&mut self, link: Link) {
+        let (counts, stop) = (self.counts.clone(), self.stop.clone());
+        let (ready, opened) = std::sync::mpsc::channel();
+        self.thread = Some(spawn_in(&self.namespace, move || {
+            let mut bridge =
+                Bridge::open("to-host", "to-peer", &link).expect("the devices of this bed");
+            ready.send(()).expect("a bed that waits");
+            while !stop.load(Ordering::Relaxed) {
+                bridge
+                    .run(&stop, Some(Self::GLANCE))
+                    .expect("devices that stay");
+                *counts.lock().expect("no panic while held") = bridge.counts();
+            }
+        }));
+        opened.recv_timeout(LIMIT).expect("an emulator that starts");
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            eprintln!("WARNING: the link emulator of this bed has panicked");
+        }
     }
 }
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        for namespace in self.namespaces() {
-            if Path::new("/run/netns").join(namespace).exists() {
+        let mut namespaces: Vec<String> = self.namespaces().map(str::to_owned).collect();
+        // Ends before its devices do.
+        drop(self.emulator.take());
+        for namespace in namespaces.drain(..) {
+            if Path::new("/run/netns").join(&namespace).exists() {
                 let deleted = Command::new("ip")
-                    .args(["netns", "del", namespace])
+                    .args(["netns", "del", &namespace])
                     .status();
                 if !deleted.is_ok_and(|status| status.success()) {
                     eprintln!(
@@ -292,15 +303,7 @@ impl Side {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
-        let path = Path::new("/run/netns").join(&self.namespace);
-        // 500 of them are wanted at a time.
-        let builder = std::thread::Builder::new().stack_size(128 * 1024);
-        let thread = builder.spawn(move || {
-            let namespace = std::fs::File::open(&path).expect("a namespace of this bed");
-            setns(namespace, CloneFlags::CLONE_NEWNET).expect("to enter it as root");
-            work()
-        });
-        thread.expect("a thread")
+        spawn_in(&self.namespace, work)
     }
 
     /// As [`spawn`](Self::spawn), and waits for its result.
@@ -344,6 +347,23 @@ impl Side {
         there.configure(true);
         here
     }
+}
+
+/// Runs `work` in a network namespace, on a thread of its own.
+#[track_caller]
+fn spawn_in<T: Send + 'static>(
+    namespace: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let path = Path::new("/run/netns").join(namespace);
+    // 500 of them are wanted at a time.
+    let builder = std::thread::Builder::new().stack_size(128 * 1024);
+    let thread = builder.spawn(move || {
+        let namespace = std::fs::File::open(&path).expect("a namespace of this bed");
+        setns(namespace, CloneFlags::CLONE_NEWNET).expect("to enter it as root");
+        work()
+    });
+    thread.expect("a thread")
 }
 
 /// A pair of `queues` queues, each end born in its namespace.

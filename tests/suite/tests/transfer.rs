@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bywash_link::{Impairment, Link};
 use bywash_tests::process::{Finished, Running};
 use bywash_tests::{Bed, LIMIT, Shape, bywash, kernel};
 
@@ -160,8 +161,9 @@ fn wait_for_listener(bed: &Bed, receiver: &Running) {
 }
 
 fn lost_if_asked(bed: &Bed, shape: Shape) {
-    if shape.lost_per_mille.is_some() {
-        let lost = bed.lost();
+    if shape.link.is_some() {
+        let [forth, back] = bed.passed();
+        let lost = forth.fates.lost + back.fates.lost;
         assert!(
             lost > 100,
             "only {lost} packets were lost: this proves nothing"
@@ -172,13 +174,19 @@ fn lost_if_asked(bed: &Bed, shape: Shape) {
 const PLAIN: Shape = Shape {
     queues: 1,
     offloads: false,
-    lost_per_mille: None,
+    link: None,
 };
-const LOSSY: Shape = Shape {
-    queues: 1,
-    offloads: true,
-    lost_per_mille: Some(10),
-};
+
+fn lossy() -> Shape {
+    let impairment = Impairment {
+        loss: 0.01,
+        ..Impairment::default()
+    };
+    Shape {
+        link: Some(Link::both(impairment, 1)),
+        ..Shape::default()
+    }
+}
 
 #[test]
 fn from_socat() {
@@ -192,7 +200,7 @@ fn from_nc_over_ipv6() {
 
 #[test]
 fn from_socat_with_loss() {
-    from_the_kernel(LOSSY, false, 3);
+    from_the_kernel(lossy(), false, 3);
 }
 
 #[test]
@@ -217,7 +225,7 @@ fn to_nc_over_ipv6() {
 
 #[test]
 fn to_nc_over_ipv6_with_loss() {
-    to_the_kernel(LOSSY, true, 6);
+    to_the_kernel(lossy(), true, 6);
 }
 
 /// Both ends are ours. `recv` ends after its one connection, and its port is free again.
@@ -248,7 +256,7 @@ fn among_ourselves_on_a_clean_wire() {
 
 #[test]
 fn among_ourselves_with_loss() {
-    among_ourselves(LOSSY, 8);
+    among_ourselves(lossy(), 8);
 }
 
 #[test]
