@@ -36,6 +36,7 @@ mod directory;
 mod flows;
 mod idle;
 mod listeners;
+mod path_mtus;
 mod paths;
 mod payload;
 mod pools;

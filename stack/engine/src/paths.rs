@@ -85,6 +85,9 @@ impl<P: Port> Core<P> {
         let mss = mss_for(path.mtu.min(self.config.mtu), &tuple);
         if conn.opening.is_none() {
             conn.tcp.set_mss(mss);
+            if let Some((mtu, learnt_at)) = self.path_mtus.of(tuple.remote, self.now) {
+                conn.tcp.assume_path_mtu(mtu, learnt_at);
+            }
         }
         self.mark_dirty(index);
     }

@@ -25,6 +25,7 @@ pub(crate) struct Counters {
     pub(crate) promotions_failed: u64,
     pub(crate) tx_frames_wanted: u64,
     pub(crate) partial_checksums: u64,
+    pub(crate) icmp_errors: u64,
     pub(crate) drops: [u64; DropReason::COUNT],
 }
 
@@ -44,6 +45,7 @@ impl Default for Counters {
             promotions_failed: 0,
             tx_frames_wanted: 0,
             partial_checksums: 0,
+            icmp_errors: 0,
             drops: [0; DropReason::COUNT],
         }
     }
@@ -221,6 +223,7 @@ impl<P: Port> Core<P> {
             ("promotions-failed", own.promotions_failed),
             ("tx-frames-wanted", own.tx_frames_wanted),
             ("partial-checksums", own.partial_checksums),
+            ("icmp-errors", own.icmp_errors),
             ("frames-received", port.received),
             ("frames-transmitted", port.transmitted),
             ("frames-completed", port.completed),

@@ -25,6 +25,7 @@ use crate::flows::FlowTable;
 use crate::host::Routes;
 use crate::idle::Idle;
 use crate::listeners::{Listeners, LocalPorts};
+use crate::path_mtus::PathMtus;
 use crate::payload::FramePayload;
 use crate::pools::Pools;
 use crate::random::{Random, Secrets};
@@ -139,6 +140,8 @@ pub struct Core<P: Port> {
     pub(crate) ready: VecDeque<u32>,
     /// Connections whose application waits for TX frames.
     pub(crate) starved: Vec<u32>,
+    /// Path MTUs that ICMP errors have taught.
+    pub(crate) path_mtus: PathMtus,
     /// Connections that wait for the path to their peer.
     pub(crate) pathless: HashMap<IpAddr, Vec<u32>, foldhash::fast::RandomState>,
     /// Events that come from no connection's own queue.
@@ -236,6 +239,7 @@ impl<P: Port> Core<P> {
             dirty: VecDeque::new(),
             ready: VecDeque::new(),
             starved: Vec::new(),
+            path_mtus: PathMtus::default(),
             pathless: HashMap::default(),
             events: VecDeque::new(),
             batch: Vec::new(),

@@ -33,6 +33,8 @@ pub enum CloseReason {
     TimedOut,
     /// The peer sent a RST to our SYN, or to our SYN-ACK.
     Refused,
+    /// An ICMP error said that the peer cannot be reached: while it had not answered our SYN, or before time ran out.
+    Unreachable,
     /// We gave up: `abort`, or `close` before the handshake was complete.
     Aborted,
 }
@@ -44,6 +46,7 @@ impl fmt::Display for CloseReason {
             Self::Reset => "reset by the peer",
             Self::TimedOut => "timed out",
             Self::Refused => "refused by the peer",
+            Self::Unreachable => "unreachable, says a router",
             Self::Aborted => "aborted here",
         })
     }

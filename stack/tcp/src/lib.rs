@@ -66,6 +66,7 @@ mod event;
 mod info;
 mod listener;
 mod loss;
+mod path_mtu;
 mod payload;
 mod rate;
 mod rcv;

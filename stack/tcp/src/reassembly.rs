@@ -5,6 +5,7 @@
 //! what does not fit is refused, and the peer sends it again. Nothing that was accepted is dropped later, so the SACK
 //! blocks never take anything back (RFC 2018 8 would allow it).
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -31,9 +32,12 @@ pub(crate) enum Inserted {
     Full,
 }
 
-/// The queue of segments out of order.
+/// The queue of segments out of order. Most connections never have one: it is made for the first such segment.
 #[derive(Debug)]
-pub(crate) struct Reassembly<P> {
+pub(crate) struct Reassembly<P>(Option<Box<Queue<P>>>);
+
+#[derive(Debug)]
+struct Queue<P> {
     held: VecDeque<Held<P>>,
     bytes: usize,
     sack: RecentBlocks,
@@ -41,6 +45,83 @@ pub(crate) struct Reassembly<P> {
 
 impl<P: Payload> Reassembly<P> {
     pub(crate) fn new() -> Self {
+        Self(None)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.segments() == 0
+    }
+
+    /// Handles held.
+    pub(crate) fn segments(&self) -> usize {
+        self.0.as_ref().map_or(0, |queue| queue.held.len())
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |queue| queue.bytes)
+    }
+
+    /// The blocks to acknowledge selectively, the one that changed last first (RFC 2018 4).
+    pub(crate) fn sack_blocks(&self) -> SackBlocks {
+        self.0.as_ref().map_or(SackBlocks::EMPTY, |queue| {
+            let recent = &queue.sack;
+            recent.blocks[..recent.len].iter().copied().collect()
+        })
+    }
+
+    /// Adds the segment that begins at `seq`; there are at most `max_segments` handles and `max_bytes` bytes afterwards.
+    pub(crate) fn insert(
+        &mut self,
+        seq: SeqNumber,
+        payload: P,
+        max_segments: usize,
+        max_bytes: usize,
+    ) -> Inserted {
+        self.0.get_or_insert_with(|| Box::new(Queue::new())).insert(
+            seq,
+            payload,
+            max_segments,
+            max_bytes,
+        )
+    }
+
+    /// Takes the segment that `nxt` has reached, trimmed to begin there. Segments that lie wholly before are dropped.
+    pub(crate) fn pop(&mut self, nxt: SeqNumber) -> Option<P> {
+        self.0.as_mut()?.pop(nxt)
+    }
+
+    /// `nxt` has moved: what lies before it is no longer out of order.
+    pub(crate) fn advance(&mut self, nxt: SeqNumber) {
+        if let Some(queue) = &mut self.0 {
+            queue.sack.retain_after(nxt);
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0 = None;
+    }
+
+    pub(crate) fn save<'a>(&'a self, out: &mut Vec<u8>, bytes: &dyn Fn(&'a P) -> &'a [u8]) {
+        self.0.is_some().save(out);
+        if let Some(queue) = &self.0 {
+            queue.save(out, bytes);
+        }
+    }
+
+    pub(crate) fn load(
+        input: &mut Reader<'_>,
+        make: &mut dyn FnMut(&[u8]) -> Option<P>,
+    ) -> Result<Self, SnapshotError> {
+        Ok(Self(if bool::load(input)? {
+            Some(Box::new(Queue::load(input, make)?))
+        } else {
+            None
+        }))
+    }
+}
+
+impl<P: Payload> Queue<P> {
+    fn new() -> Self {
         Self {
             held: VecDeque::new(),
             bytes: 0,
@@ -48,26 +129,7 @@ impl<P: Payload> Reassembly<P> {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
-    /// Handles held.
-    pub(crate) fn segments(&self) -> usize {
-        self.held.len()
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The blocks to acknowledge selectively, the one that changed last first (RFC 2018 4).
-    pub(crate) fn sack_blocks(&self) -> SackBlocks {
-        self.sack.blocks[..self.sack.len].iter().copied().collect()
-    }
-
-    /// Adds the segment that begins at `seq`; there are at most `max_segments` handles and `max_bytes` bytes afterwards.
-    pub(crate) fn insert(
+    fn insert(
         &mut self,
         mut seq: SeqNumber,
         mut payload: P,
@@ -173,8 +235,7 @@ impl<P: Payload> Reassembly<P> {
         self.sack.push(first, last);
     }
 
-    /// Takes the segment that `nxt` has reached, trimmed to begin there. Segments that lie wholly before are dropped.
-    pub(crate) fn pop(&mut self, nxt: SeqNumber) -> Option<P> {
+    fn pop(&mut self, nxt: SeqNumber) -> Option<P> {
         while let Some(first) = self.held.front()
             && first.seq.at_or_before(nxt)
         {
@@ -192,16 +253,7 @@ impl<P: Payload> Reassembly<P> {
         None
     }
 
-    /// `nxt` has moved: what lies before it is no longer out of order.
-    pub(crate) fn advance(&mut self, nxt: SeqNumber) {
-        self.sack.retain_after(nxt);
-    }
-
-    pub(crate) fn clear(&mut self) {
-        *self = Self::new();
-    }
-
-    pub(crate) fn save<'a>(&'a self, out: &mut Vec<u8>, bytes: &dyn Fn(&'a P) -> &'a [u8]) {
+    fn save<'a>(&'a self, out: &mut Vec<u8>, bytes: &dyn Fn(&'a P) -> &'a [u8]) {
         (self.held.len() as u32).save(out);
         for held in &self.held {
             held.seq.save(out);
@@ -213,7 +265,7 @@ impl<P: Payload> Reassembly<P> {
         }
     }
 
-    pub(crate) fn load(
+    fn load(
         input: &mut Reader<'_>,
         make: &mut dyn FnMut(&[u8]) -> Option<P>,
     ) -> Result<Self, SnapshotError> {

@@ -7,6 +7,7 @@
 //! Each part says its own fields, by [`code!`]: a field that is added and forgotten here does not compile. Sums that can be
 //! computed from the queues are computed, not read.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -200,6 +201,15 @@ impl<T: Code> Code for Option<T> {
         } else {
             None
         })
+    }
+}
+
+impl<T: Code> Code for Box<T> {
+    fn save(&self, out: &mut Vec<u8>) {
+        T::save(self, out);
+    }
+    fn load(input: &mut Reader<'_>) -> Result<Self, SnapshotError> {
+        T::load(input).map(Self::new)
     }
 }
 

@@ -111,6 +111,8 @@ pub(crate) enum Input {
     Expired,
     /// The peer does not answer any more.
     TimedOut,
+    /// A router says that the peer cannot be reached, and nothing was heard of it since.
+    Unreachable,
     /// The application gives up.
     Abort,
 }
@@ -124,6 +126,7 @@ impl Phase {
             (To::Closed(_), _) => return None,
             (_, Abort) => To::Closed(CloseReason::Aborted),
             (_, TimedOut) => To::Closed(CloseReason::TimedOut),
+            (_, Unreachable) => To::Closed(CloseReason::Unreachable),
 
             (To::SynSent, Syn) => To::SynReceived(Opened::Actively),
             (To::SynSent | To::SynReceived(_), SynAcked) => To::Established,
@@ -190,6 +193,7 @@ code!(
         TimedOut = 2,
         Refused = 3,
         Aborted = 4,
+        Unreachable = 5,
     }
 );
 
@@ -255,7 +259,7 @@ mod tests {
         Phase::LastAck,
         Phase::TimeWait,
     ];
-    const INPUTS: [Input; 9] = [
+    const INPUTS: [Input; 10] = [
         Input::Syn,
         Input::SynAcked,
         Input::Close,
@@ -264,6 +268,7 @@ mod tests {
         Input::Reset,
         Input::Expired,
         Input::TimedOut,
+        Input::Unreachable,
         Input::Abort,
     ];
 

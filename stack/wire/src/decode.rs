@@ -52,8 +52,8 @@ pub fn decode(frame: &[u8], policy: ChecksumPolicy) -> Result<Decoded, DropReaso
     let link = ethernet::parse(frame)?;
     let bytes = &frame[link.header_len..];
     let packet = match link.ethertype {
-        ethernet::ETHERTYPE_IPV4 => ipv4::parse(bytes)?,
-        ethernet::ETHERTYPE_IPV6 => ipv6::parse(bytes)?,
+        ethernet::ETHERTYPE_IPV4 => ipv4::parse(bytes, PROTOCOL_TCP)?,
+        ethernet::ETHERTYPE_IPV6 => ipv6::parse(bytes, PROTOCOL_TCP)?,
         _ => return Err(DropReason::NotIp),
     };
     let end = link.header_len + packet.payload.end;

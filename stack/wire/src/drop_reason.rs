@@ -64,7 +64,20 @@ drop_reasons! {
     /// Source or destination port zero.
     PortZero = "port-zero",
 
+    // What `decode_icmp` finds.
+
+    /// An ICMP message that is cut off, wrongly summed, or quotes a packet that this host cannot have sent.
+    BadIcmp = "bad-icmp",
+    /// An ICMP message that is no error about a TCP segment: the kernel's business, or of an obsolete kind (source quench,
+    /// RFC 6633).
+    IcmpNotForTcp = "icmp-not-for-tcp",
+
     // What the TCP state machine refuses.
+
+    /// An ICMP error that quotes no segment in flight (RFC 5927 4.1), or that the state does not believe.
+    IcmpIgnored = "icmp-ignored",
+    /// An ICMP error about a flow that we do not know.
+    IcmpNoConnection = "icmp-no-connection",
 
     /// The segment lies outside the receive window as a whole (RFC 9293 3.10.7.4, first check).
     UnacceptableSequence = "unacceptable-sequence",

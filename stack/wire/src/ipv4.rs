@@ -23,9 +23,10 @@ const DONT_FRAGMENT: u16 = 0x4000;
 /// More-fragments and the offset: any of them makes a fragment.
 const FRAGMENT: u16 = 0x3fff;
 
-/// Parses the packet at the front of `bytes`; what lies behind its total length is Ethernet padding.
+/// Parses the packet at the front of `bytes`, which must carry `protocol`; what lies behind its total length is Ethernet
+/// padding.
 #[inline(always)]
-pub(crate) fn parse(bytes: &[u8]) -> Result<Packet, DropReason> {
+pub(crate) fn parse(bytes: &[u8], protocol: u8) -> Result<Packet, DropReason> {
     let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
         return Err(DropReason::FrameTooShort);
     };
@@ -50,7 +51,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Packet, DropReason> {
     if u16::from_be_bytes([header[6], header[7]]) & FRAGMENT != 0 {
         return Err(DropReason::Fragment);
     }
-    if header[9] != PROTOCOL_TCP {
+    if header[9] != protocol {
         return Err(DropReason::NotTcp);
     }
     let source = Ipv4Addr::new(header[12], header[13], header[14], header[15]);

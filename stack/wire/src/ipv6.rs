@@ -27,9 +27,10 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 
-/// Parses the packet at the front of `bytes`; what lies behind its payload length is Ethernet padding.
+/// Parses the packet at the front of `bytes`, which must carry `protocol`; what lies behind its payload length is Ethernet
+/// padding.
 #[inline(always)]
-pub(crate) fn parse(bytes: &[u8]) -> Result<Packet, DropReason> {
+pub(crate) fn parse(bytes: &[u8], protocol: u8) -> Result<Packet, DropReason> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else {
         return Err(DropReason::FrameTooShort);
     };
@@ -40,10 +41,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Packet, DropReason> {
     let Some(payload) = rest.get(..payload_len) else {
         return Err(DropReason::BadIpLength);
     };
-    let skipped = if header[6] == PROTOCOL_TCP {
+    let skipped = if header[6] == protocol {
         0
     } else {
-        walk(header[6], payload)?
+        walk(header[6], payload, protocol)?
     };
     let [
         ..,
@@ -81,14 +82,14 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Packet, DropReason> {
     })
 }
 
-/// Walks the extension headers in front of TCP; the answer is how many octets they take.
+/// Walks the extension headers in front of `protocol`; the answer is how many octets they take.
 #[cold]
-fn walk(first: u8, payload: &[u8]) -> Result<usize, DropReason> {
+fn walk(first: u8, payload: &[u8], protocol: u8) -> Result<usize, DropReason> {
     let mut next = first;
     let mut rest = payload;
     for index in 0..=MAX_EXTENSION_HEADERS {
         match next {
-            PROTOCOL_TCP => return Ok(payload.len() - rest.len()),
+            next if next == protocol => return Ok(payload.len() - rest.len()),
             FRAGMENT => return Err(DropReason::Fragment),
             // RFC 8200 4.1: hop-by-hop options stand first or nowhere.
             HOP_BY_HOP if index > 0 => return Err(DropReason::BadExtensionHeader),

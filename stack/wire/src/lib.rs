@@ -1,4 +1,4 @@
-//! Ethernet, VLAN, IPv4, IPv6 and TCP: bytes to values and back. `no_std`, no allocation, no `unsafe`, no dependencies.
+//! Ethernet, VLAN, IPv4, IPv6, TCP, and the ICMP errors about it: bytes to values and back. `no_std`, no allocation, no `unsafe`, no dependencies.
 //!
 //! [`decode`] takes a received frame to a [`Decoded`]: flow, segment, and where the payload lies. [`emit`] writes the headers
 //! of a segment in front of a payload. Neither copies payload, and what is dropped has a [`DropReason`].
@@ -11,6 +11,7 @@
 //! | module | noun |
 //! |---|---|
 //! | `decode`, `emit` | a whole frame |
+//! | `icmp` | an ICMP error that quotes a segment of ours |
 //! | [`ethernet`], [`ipv4`], [`ipv6`], [`tcp`], [`options`] | one header each |
 //! | [`checksum`] | the Internet checksum, summed in parts |
 //! | `words` | a header written and summed word by word |
@@ -49,6 +50,7 @@ mod drop_reason;
 mod ecn;
 mod emit;
 pub mod ethernet;
+mod icmp;
 mod ip;
 pub mod ipv4;
 pub mod ipv6;
@@ -65,6 +67,7 @@ pub use drop_reason::DropReason;
 pub use ecn::Ecn;
 pub use emit::{emit, header_len};
 pub use ethernet::Link;
+pub use icmp::{IcmpError, IcmpKind, decode_icmp};
 pub use mac::MacAddr;
 pub use options::{Options, SackBlocks, Timestamps};
 pub use seq::SeqNumber;

@@ -62,6 +62,7 @@ pub(super) fn outcome(reason: CloseReason) -> Result<(), (FailureCode, String)> 
         CloseReason::Reset => FailureCode::Reset,
         CloseReason::TimedOut => FailureCode::TimedOut,
         CloseReason::Refused => FailureCode::Refused,
+        CloseReason::Unreachable => FailureCode::Unreachable,
         CloseReason::Aborted => FailureCode::Aborted,
     };
     let remedy = match reason {

@@ -72,6 +72,8 @@ impl<P: Port> Core<P> {
     fn on_frame(&mut self, frame: Frame) {
         let decoded = match bywash_wire::decode(frame.bytes(), self.config.checksum) {
             Ok(decoded) => decoded,
+            // XDP gives us ICMP errors that quote our ports.
+            Err(DropReason::NotTcp) => return self.on_icmp_frame(&frame),
             Err(reason) => return self.count_drop(reason),
         };
         self.counters.segments_in += 1;
@@ -138,7 +140,7 @@ impl<P: Port> Core<P> {
         self.on_listener_segment(decoded);
     }
 
-    fn hand_over(&mut self, owner: u32, frame: &Frame) {
+    pub(crate) fn hand_over(&mut self, owner: u32, frame: &Frame) {
         if self.directory.hand_over(owner, frame.bytes()) {
             self.counters.handed_over += 1;
         } else {

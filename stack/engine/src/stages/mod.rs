@@ -2,7 +2,8 @@
 //! how much it did.
 
 mod deliver;
-mod egress;
+pub(crate) mod egress;
+mod icmp;
 mod ingress;
 mod kick;
 mod reclaim;

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use bywash_wire::{Flags, Segment, Tuple};
 
-use super::{Connection, PEER_MSS_MIN, SendError};
+use super::{Connection, SendError};
 use crate::event::{CloseReason, Event, Pending, Readiness};
 use crate::payload::{COPYBREAK, Payload};
 use crate::rcv::Receiver;
@@ -190,9 +190,7 @@ impl<P: Payload> Connection<P> {
     /// Caps the segment size to `mss` bytes without options, for a path whose MTU has turned out smaller (RFC 9293 3.7.5).
     /// Segments that are longer are cut when they are sent next.
     pub fn set_mss(&mut self, mss: u16) {
-        self.agreed.mss = self.agreed.mss.min(mss.max(PEER_MSS_MIN));
-        let moment = self.moment(self.control.clock);
-        self.congestion.on_mss(moment);
+        self.limit_mss(mss);
     }
 
     /// Switches Nagle's rule.
@@ -251,6 +249,7 @@ impl<P: Payload> Connection<P> {
         self.loss.save(out);
         self.rtt.save(out);
         self.counters.save(out);
+        self.path.save(out);
         self.snd.save(out, &bytes);
         self.rcv.save(out, &bytes);
     }
@@ -272,6 +271,7 @@ impl<P: Payload> Connection<P> {
         let loss = Code::load(&mut input)?;
         let rtt = Code::load(&mut input)?;
         let counters = Code::load(&mut input)?;
+        let path = Code::load(&mut input)?;
         let snd = SendQueue::load(&mut input, &mut make)?;
         let rcv = Receiver::load(&mut input, &mut make)?;
         input.finish()?;
@@ -287,6 +287,7 @@ impl<P: Payload> Connection<P> {
             loss,
             rtt,
             counters,
+            path,
             tuple,
             config,
         };

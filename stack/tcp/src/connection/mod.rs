@@ -12,6 +12,7 @@
 
 mod api;
 mod configure;
+mod icmp;
 mod info;
 mod on_ack;
 mod on_segment;
@@ -19,6 +20,7 @@ mod persist;
 mod timeout;
 mod transmit;
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use bywash_wire::options::MAX_WINDOW_SCALE;
@@ -29,6 +31,7 @@ use crate::congestion::{Controller, Moment};
 use crate::event::{CloseReason, Pending};
 use crate::info::LimitedBy;
 use crate::loss::LossDetection;
+use crate::path_mtu::PathMtu;
 use crate::payload::Payload;
 use crate::rcv::Receiver;
 use crate::rtt::RttEstimator;
@@ -64,6 +67,8 @@ pub struct Connection<P: Payload> {
     loss: LossDetection,
     rtt: RttEstimator,
     counters: Counters,
+    /// Only where the path is narrower than promised.
+    path: Option<Box<PathMtu>>,
     tuple: Tuple,
     config: Arc<Config>,
 }
@@ -135,12 +140,14 @@ struct Control {
     cwnd_limited: bool,
     /// The lost segment still lies in the transmit queue, and that was counted.
     blocked: bool,
+    /// An ICMP error said that the peer cannot be reached, and nothing has been acknowledged since.
+    soft_error: bool,
 }
 
 code!(struct Control {
     clock, heard_at, sent_at, small_end, reset, challenges_since, challenges, attempts, probes,
     persist_backoff, probe, override_sws, nagle, fin_queued, orphaned, want_writable, syn_lost,
-    cwnd_limited, blocked
+    cwnd_limited, blocked, soft_error
 });
 
 /// What is counted; see [`Info`](crate::Info).
@@ -277,6 +284,7 @@ impl<P: Payload> Connection<P> {
             loss: LossDetection::new(iss),
             rtt: RttEstimator::new(config),
             counters: Counters::default(),
+            path: None,
             tuple,
             config: config.clone(),
         }

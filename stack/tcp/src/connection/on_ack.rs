@@ -53,6 +53,7 @@ impl<P: Payload> Connection<P> {
             self.rtt.on_sample(rtt, &self.config);
         }
         self.control.attempts = 0;
+        self.control.soft_error = false;
         self.control.blocked = false;
         let context = self.ack_context(now, rtt);
         self.loss

@@ -6,7 +6,6 @@
 
 use super::Connection;
 use crate::payload::Payload;
-use crate::state::Input;
 use crate::time::Instant;
 use crate::timer::Timer;
 
@@ -40,7 +39,7 @@ impl<P: Payload> Connection<P> {
         // Probes are answered by ACKs that keep the window closed, as long as the peer likes (RFC 9293 3.8.6.1): only
         // silence ends this.
         if self.control.probes >= self.config.retries {
-            self.transition(Input::TimedOut);
+            self.give_up();
             return;
         }
         self.control.probes = self.control.probes.saturating_add(1);

@@ -36,9 +36,7 @@ impl<P: Payload> Connection<P> {
                 self.transition(Input::Expired);
             }
             Timer::KeepAlive => self.on_keep_alive(now),
-            Timer::User => {
-                self.transition(Input::TimedOut);
-            }
+            Timer::User => self.give_up(),
         }
     }
 
@@ -71,7 +69,7 @@ impl<P: Payload> Connection<P> {
             self.config.syn_retries
         };
         if self.control.attempts >= limit && !probing {
-            self.transition(Input::TimedOut);
+            self.give_up();
             return;
         }
         let again = self.control.attempts > 0;
@@ -97,7 +95,7 @@ impl<P: Payload> Connection<P> {
             return;
         }
         if self.control.probes >= keep_alive.probes {
-            self.transition(Input::TimedOut);
+            self.give_up();
             return;
         }
         // Data in flight, or the persist timer, asks the same question.

@@ -99,6 +99,7 @@ impl<P: Payload> Connection<P> {
         if !self.snd.is_outstanding() {
             self.restart_after_idle(now);
         }
+        self.age_path_mtu(now);
         let limit = self.segment_limit() as u32;
         let desired = len.min(limit);
         let budget = self

@@ -189,6 +189,11 @@ impl<P: Payload> SendQueue<P> {
         self.sent > 0
     }
 
+    /// How many records were sent; they lie in front.
+    pub(crate) fn sent_records(&self) -> usize {
+        self.sent
+    }
+
     pub(crate) fn record(&self, index: usize) -> &Record<P> {
         &self.records[index]
     }

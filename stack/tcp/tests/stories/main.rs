@@ -7,6 +7,7 @@ mod adversary;
 mod closing;
 mod frames;
 mod handshake;
+mod icmp;
 mod recovery;
 mod segment_arrives;
 mod transfer;

@@ -3,5 +3,6 @@
 mod arbitrary;
 mod drops;
 mod golden;
+mod icmp;
 mod round_trip;
 mod strategies;
