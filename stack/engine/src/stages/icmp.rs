@@ -35,3 +35,201 @@ impl<P: Port> Core<P> {
         self.mark_dirty(index);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::net::SocketAddr;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use bywash_wire::{DropReason, checksum};
+    use bywash_xsk::{Fate, MemoryConfig, MemoryPort, Port};
+
+    use crate::clock::ManualClock;
+    use crate::config::ShardConfig;
+    use crate::context::{ConnOptions, Context};
+    use crate::memory::{ADDRESSES_B, MemoryPair};
+    use crate::service::{Event, Recv, Service};
+
+    const PORT: u16 = 9;
+    const BYTES: usize = 200_000;
+    const NARROW: usize = 1_000;
+
+    #[derive(Default)]
+    struct Sink(usize);
+
+    impl Service for Sink {
+        fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
+            match event {
+                Event::Started => {
+                    cx.listen(PORT, ConnOptions::default()).expect("free");
+                }
+                Event::Readable { conn } => {
+                    while let Ok(Recv::Data(frame)) = cx.recv(conn) {
+                        self.0 += frame.len();
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    struct Source;
+
+    impl Service for Source {
+        fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
+            match event {
+                Event::Connected { conn } => {
+                    assert_eq!(cx.send(conn, &[7; BYTES]), Ok(BYTES));
+                }
+                Event::Started => call(cx, 0),
+                _ => {}
+            }
+        }
+    }
+
+    fn call<P: Port>(cx: &mut Context<'_, P>, family: usize) {
+        let sink = SocketAddr::new(ADDRESSES_B[family], PORT);
+        cx.connect(sink, ConnOptions::default()).expect("a path");
+    }
+
+    /// What a router between the two says of `frame`, which it has not forwarded.
+    fn too_big(frame: &[u8]) -> Vec<u8> {
+        let v4 = frame[12] == 8;
+        let (addresses, quoted) = if v4 { (26..34, 28) } else { (22..54, 48) };
+        let (kind, code): (u8, u8) = if v4 { (3, 4) } else { (2, 0) };
+        let mut message = vec![kind, code, 0, 0];
+        // An IPv6 link cannot be narrower than 1280.
+        message.extend((NARROW as u32).to_be_bytes());
+        message.extend(&frame[14..14 + quoted]);
+        let half = addresses.len() / 2;
+        let (us, them) = frame[addresses].split_at(half);
+        let mut out = [&frame[6..12], &frame[..6], &frame[12..14]].concat();
+        if v4 {
+            let sum = checksum::sum(&message).finish();
+            message[2..4].copy_from_slice(&sum.to_be_bytes());
+            let len = 20 + message.len() as u16;
+            let mut header = vec![
+                0x45,
+                0,
+                (len >> 8) as u8,
+                len as u8,
+                0,
+                0,
+                0,
+                0,
+                64,
+                1,
+                0,
+                0,
+            ];
+            header.extend([them, us].concat());
+            let sum = checksum::sum(&header).finish();
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            out.extend(header);
+        } else {
+            let address = |octets: &[u8]| {
+                let octets: [u8; 16] = octets.try_into().expect("an IPv6 address");
+                std::net::Ipv6Addr::from(octets)
+            };
+            let len = message.len() as u32;
+            let pseudo = checksum::pseudo_v6(address(them), address(us), 58, len);
+            let sum = pseudo.then(checksum::sum(&message)).finish();
+            message[2..4].copy_from_slice(&sum.to_be_bytes());
+            out.extend([0x60, 0, 0, 0, 0, len as u8, 58, 64]);
+            out.extend([them, us].concat());
+        }
+        out.extend(message);
+        out
+    }
+
+    fn post(port: &mut MemoryPort, bytes: &[u8]) {
+        let mut frame = port.umem().alloc_tx().expect("a frame");
+        let room = frame.tail_mut().expect("not queued");
+        room[..bytes.len()].copy_from_slice(bytes);
+        frame.extend(bytes.len());
+        assert!(port.transmit(&frame, 0));
+    }
+
+    /// A router in the middle that forwards no packet above its MTU, and says so.
+    fn world(family: usize) {
+        let limit = if family == 0 { NARROW } else { 1_280 };
+        let dropped = Rc::new(RefCell::new(Vec::new()));
+        let (mut port_a, port_b) = MemoryPort::pair(&MemoryConfig::default());
+        let seen = dropped.clone();
+        port_a.set_fault_hook(move |_, frame| {
+            if frame.len() <= 14 + limit {
+                return Fate::Deliver;
+            }
+            seen.borrow_mut().push(frame.to_vec());
+            Fate::Drop
+        });
+        let config = ShardConfig {
+            tcp: bywash_tcp::Config {
+                send_buffer: 1 << 20,
+                ..ShardConfig::default().tcp
+            },
+            ..ShardConfig::default()
+        };
+        let clock = ManualClock::new();
+        let ports = (port_a, port_b);
+        let mut pair = MemoryPair::seeded(&config, ports, Source, Sink::default(), &clock, 1);
+        if family == 1 {
+            pair.a.with_context(|_, cx| call(cx, 1));
+        }
+        let run = |pair: &mut MemoryPair<Source, Sink>, bytes: usize| {
+            for _ in 0..20_000 {
+                pair.turn();
+                for frame in dropped.borrow_mut().drain(..) {
+                    post(&mut pair.b.core.port, &too_big(&frame));
+                }
+                clock.advance(Duration::from_micros(100));
+                if pair.b.service().0 == bytes {
+                    return;
+                }
+            }
+            panic!("{} of {bytes} octets arrived", pair.b.service().0);
+        };
+        run(&mut pair, BYTES * (family + 1));
+        let first = pair.a.core.counters.icmp_errors;
+        assert!(first > 0);
+        let conns = pair.a.core.conns.iter();
+        let timeouts: u64 = conns.map(|(_, conn)| conn.tcp.info().timeouts).sum();
+        assert_eq!(timeouts, 0, "nobody waited");
+
+        // The next connection to the same host does not have to learn it again.
+        pair.a.with_context(|_, cx| call(cx, family));
+        run(&mut pair, BYTES * (family + 2));
+        assert_eq!(pair.a.core.counters.icmp_errors, first);
+        assert!(dropped.borrow().is_empty());
+
+        // An error about nobody's flow is counted, and changes nothing.
+        let none = pair.a.core.count_of(DropReason::IcmpNoConnection);
+        let mut frame = vec![0; 100];
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14] = 0x45;
+        frame[23] = 6;
+        frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        post(&mut pair.b.core.port, &too_big(&frame));
+        pair.turn();
+        pair.turn();
+        assert_eq!(pair.a.core.count_of(DropReason::IcmpNoConnection), none + 1);
+    }
+
+    impl<P: Port> super::Core<P> {
+        fn count_of(&self, reason: DropReason) -> u64 {
+            self.counters.drops[reason.index()]
+        }
+    }
+
+    #[test]
+    fn a_narrow_path_is_found_by_what_its_router_says() {
+        world(0);
+    }
+
+    #[test]
+    fn over_ipv6_too() {
+        world(1);
+    }
+}
