@@ -41,8 +41,10 @@ const GONE_INTERVAL: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Attachment {
     link: FdLink,
-    ifindex: u32,
+    /// As it came out: with the mode that it became.
+    config: AttachConfig,
     program: u32,
+    object: Object,
     pin_dir: PinDir,
 }
 
@@ -67,14 +69,65 @@ struct Attached {
 }
 
 impl Attachment {
+    /// The link's id, by which another process can open it.
+    pub(crate) fn link_id(&self) -> Result<u32, AttachError> {
+        match self.link.info() {
+            Ok(info) => Ok(info.id()),
+            Err(error) => Err(AttachError::Link {
+                interface: self.config.interface.clone(),
+                source: io_error(error),
+            }),
+        }
+    }
+
+    /// Puts the same program with the same maps back, in the mode that it had, if somebody has detached its link.
+    pub(crate) fn reattach(&mut self) -> Result<Reattached, AttachError> {
+        match state_of(&self.config)?.xdp {
+            Some(xdp) if xdp.id == self.program => return Ok(Reattached::WasThere),
+            _ => {}
+        }
+        let (config, object, pin_dir) = (&self.config, &mut self.object, &self.pin_dir);
+        self.link = pin::in_host_mounts(|_| {
+            let (link, _) = create_link(config, object)?;
+            // The detached one's pin holds a link to nothing.
+            pin_dir.unpin(LINK_PIN)?;
+            pin_link(link, pin_dir)
+        })?;
+        Ok(Reattached::Anew)
+    }
+
     /// Removes pins and mount, closes the link, and waits until the program is off the interface.
     pub(crate) fn remove(self) -> Result<(), DetachError> {
-        let Self { link, pin_dir, .. } = self;
+        let Self {
+            link,
+            object,
+            pin_dir,
+            ..
+        } = self;
         let removed = pin::in_host_mounts(move |_| pin_dir.remove());
         drop(link);
-        wait_until_gone(self.ifindex, self.program)?;
+        drop(object);
+        wait_until_gone(self.config.ifindex, self.program)?;
         Ok(removed?)
     }
+}
+
+/// What [`crate::Demux::reattach`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reattached {
+    /// The program was on the interface.
+    WasThere,
+    /// It had been detached, and is on the interface again, by a new link.
+    Anew,
+}
+
+/// Pins a link; without the pin it would end with the process.
+fn pin_link(link: FdLink, pin_dir: &PinDir) -> Result<FdLink, AttachError> {
+    let path = pin_dir.path(LINK_PIN);
+    let pinned = link
+        .pin(&path)
+        .map_err(|error| pin_error("pin the link at", &path)(io_error(error)))?;
+    Ok(pinned.into())
 }
 
 /// Attaches as configured; see [`crate::Demux::attach`].
@@ -86,8 +139,8 @@ pub(crate) fn attach(
     let mut object = Object::load(config.queues)?;
     object.write_config(initial(config))?;
     // Only paths need the host's mount namespace, but lock, take-over and pins are one transaction: all of it runs there.
-    let (attachment, outcome) = pin::in_host_mounts(|scope| attach_in(config, scope, &mut object))?;
-    match object.into_maps() {
+    let (mut attachment, outcome) = pin::in_host_mounts(|scope| attach_in(config, scope, object))?;
+    match attachment.object.take_maps() {
         Ok(maps) => Ok((maps, attachment, outcome)),
         Err(error) => {
             // The first error is the one to report.
@@ -136,7 +189,7 @@ fn check(config: &AttachConfig) -> Result<(), AttachError> {
 fn attach_in(
     config: &AttachConfig,
     scope: Scope,
-    object: &mut Object,
+    mut object: Object,
 ) -> Result<(Attachment, Outcome), AttachError> {
     let mut pin_dir = PinDir::open(&config.pin_dir).map_err(|error| match error {
         OpenError::Owned(owner) => AttachError::AlreadyRunning {
@@ -146,12 +199,16 @@ fn attach_in(
         OpenError::Pin(error) => error.into(),
     })?;
     sweep(&config.pin_dir);
-    match attach_and_pin(config, object, &mut pin_dir) {
+    match attach_and_pin(config, &mut object, &mut pin_dir) {
         Ok((attached, mode, program)) => {
             let attachment = Attachment {
                 link: attached.link,
-                ifindex: config.ifindex,
+                config: AttachConfig {
+                    mode: mode.into(),
+                    ..config.clone()
+                },
                 program,
+                object,
                 pin_dir,
             };
             let outcome = Outcome {
@@ -185,12 +242,8 @@ fn attach_and_pin(
         },
         None => {
             let (link, native_refusal) = create_link(config, object)?;
-            let path = pin_dir.path(LINK_PIN);
-            let pinned = link
-                .pin(&path)
-                .map_err(|error| pin_error("pin the link at", &path)(io_error(error)))?;
             Attached {
-                link: pinned.into(),
+                link: pin_link(link, pin_dir)?,
                 took_over: false,
                 inherited: Inherited::default(),
                 native_refusal,

@@ -14,7 +14,7 @@ use crate::abi::{
     Config, FLOWS_PER_QUEUE, FlowKey, FlowValue, PORT_TCP_LISTEN, PORT_TCP_OURS, SLOTS_PER_QUEUE,
     address_bytes, slot,
 };
-use crate::attach::{self, Attachment, Outcome};
+use crate::attach::{self, Attachment, Outcome, Reattached};
 use crate::counter::Counter;
 use crate::error::{AttachError, DemuxError, DetachError, errno};
 use crate::inherit::Inherited;
@@ -40,6 +40,15 @@ pub enum AttachedMode {
     Native,
     /// In the kernel's generic receive path.
     Generic,
+}
+
+impl From<AttachedMode> for Mode {
+    fn from(mode: AttachedMode) -> Self {
+        match mode {
+            AttachedMode::Native => Mode::Native,
+            AttachedMode::Generic => Mode::Generic,
+        }
+    }
 }
 
 impl AttachedMode {
@@ -99,7 +108,8 @@ pub struct DirtySlots<'a> {
 pub struct Demux {
     state: Mutex<State>,
     dirty: OwnedFd,
-    attachment: Option<Attachment>,
+    /// `None` once it was removed.
+    attachment: Mutex<Option<Attachment>>,
     outcome: Outcome,
     queues: u32,
 }
@@ -146,7 +156,7 @@ impl Demux {
             dirty,
             outcome,
             queues: config.queues,
-            attachment: Some(attachment),
+            attachment: Mutex::new(Some(attachment)),
         };
         Ok(demux)
     }
@@ -374,11 +384,35 @@ impl Demux {
     }
 
     /// Detaches the program and removes pins, mount and directories. Returns once the kernel says that the program has gone.
-    pub fn detach(mut self) -> Result<(), DetachError> {
-        match self.attachment.take() {
+    pub fn detach(self) -> Result<(), DetachError> {
+        match self.attachment().take() {
             Some(attachment) => attachment.remove(),
             None => Ok(()),
         }
+    }
+
+    /// Id of the program's bpf_link, by which another process can detach it (`BPF_LINK_DETACH`). A new one after
+    /// [`Demux::reattach`].
+    pub fn link_id(&self) -> Result<u32, AttachError> {
+        match self.attachment().as_ref() {
+            Some(attachment) => attachment.link_id(),
+            None => Err(AttachError::Detached),
+        }
+    }
+
+    /// Puts the program back, if somebody has detached its link: with the same maps, in the same mode. Sockets, ports, addresses and
+    /// flows are as they were.
+    pub fn reattach(&self) -> Result<Reattached, AttachError> {
+        match self.attachment().as_mut() {
+            Some(attachment) => attachment.reattach(),
+            None => Err(AttachError::Detached),
+        }
+    }
+
+    fn attachment(&self) -> MutexGuard<'_, Option<Attachment>> {
+        self.attachment
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn index(&self, queue: u32, ring: u32) -> Result<u32, DemuxError> {
@@ -400,7 +434,8 @@ impl Demux {
 
 impl Drop for Demux {
     fn drop(&mut self) {
-        if let Some(attachment) = self.attachment.take()
+        let attachment = self.attachment().take();
+        if let Some(attachment) = attachment
             && let Err(error) = attachment.remove()
         {
             // Drop cannot return it; `detach` can.

@@ -37,6 +37,18 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
+    /// The kernel does not tell about the link.
+    #[error("the XDP program's link on {interface} cannot be examined")]
+    Link {
+        /// The interface as the caller named it.
+        interface: String,
+        /// The kernel's error.
+        #[source]
+        source: io::Error,
+    },
+    /// The program was removed by its own end.
+    #[error("the XDP program was removed already")]
+    Detached,
     /// A live Bywash engine owns the interface.
     #[error(
         "{interface} is owned by another Bywash engine ({owner}): stop that one first, or use another interface"

@@ -26,6 +26,7 @@ mod object;
 pub mod pin;
 
 pub use abi::{FlowKey, FlowValue, RING_CONTROL, RING_PRIMARY, SLOTS_PER_QUEUE, slot};
+pub use attach::Reattached;
 pub use counter::{Counter, Verdict};
 pub use demux::{AttachConfig, AttachedMode, Demux, DirtySlots, Mode, Settings};
 pub use error::{AttachError, DemuxError, DetachError, PinError};

@@ -38,9 +38,15 @@ impl std::fmt::Debug for Maps {
     }
 }
 
-/// A loaded program with its maps still inside.
+/// A loaded program with its maps still inside, until they are taken.
 pub(crate) struct Object {
     ebpf: Ebpf,
+}
+
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Object").finish_non_exhaustive()
+    }
 }
 
 impl Object {
@@ -105,9 +111,9 @@ impl Object {
         self.ebpf.maps().filter(|(name, _)| !name.starts_with('.'))
     }
 
-    /// Takes the maps out. The program stays loaded as long as its link lives.
+    /// Takes the maps out. What remains is the program, to be attached once more if need be.
     /// The second part is the `dirty` map, which nobody looks up: it is mapped.
-    pub(crate) fn into_maps(mut self) -> Result<(Maps, OwnedFd), AttachError> {
+    pub(crate) fn take_maps(&mut self) -> Result<(Maps, OwnedFd), AttachError> {
         let maps = Maps {
             flows: typed(&mut self.ebpf, "flows")?,
             ports: typed(&mut self.ebpf, "ports")?,

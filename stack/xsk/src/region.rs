@@ -116,7 +116,7 @@ impl Region {
         let words = (0..2 * config.frames())
             .map(|_| AtomicU64::new(word(0, FREE, 0)))
             .collect();
-        Ok(Arc::new(Self {
+        let region = Arc::new(Self {
             base,
             bytes,
             chunk_size: config.chunk_size,
@@ -124,7 +124,9 @@ impl Region {
             words,
             returned: Returned(AtomicU32::new(NIL)),
             memfd,
-        }))
+        });
+        crate::ring::keep_from_children(base.cast(), bytes)?;
+        Ok(region)
     }
 
     pub(crate) fn base(&self) -> *mut u8 {

@@ -53,6 +53,16 @@ impl Drop for Mapping {
     }
 }
 
+/// A forked child (an engine's guard is one, and an embedder may have others) that had a ring mapped would keep its socket,
+/// and so the queue, for as long as it lives.
+pub(crate) fn keep_from_children(base: NonNull<c_void>, bytes: usize) -> Result<(), XskError> {
+    // SAFETY: a mapping of ours of this size; the advice changes nothing in this process.
+    match unsafe { libc::madvise(base.as_ptr(), bytes, libc::MADV_DONTFORK) } {
+        0 => Ok(()),
+        _ => Err(XskError::last("madvise(MADV_DONTFORK)")),
+    }
+}
+
 /// Whose memory the pointers of a ring point into.
 enum Backing {
     Kernel {
@@ -101,6 +111,7 @@ impl<T: Copy> Memory<T> {
         }
         let base = NonNull::new(base).expect("mmap without MAP_FIXED does not map page 0");
         let mapping = Mapping { base, bytes };
+        keep_from_children(base, bytes)?;
         let at = |offset: u64| {
             // SAFETY: the kernel's offsets are within the mapping, whose size follows from the largest of them.
             unsafe { base.cast::<u8>().add(offset as usize) }
