@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bywash::{EngineConfig, IdlePolicy, PoolPolicy};
-use bywash_engine::engine::XdpMode;
+use bywash_engine::engine::{OnDeath, XdpMode};
 use bywash_engine::xsk::{BindMode, PoolClass};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
@@ -81,6 +81,25 @@ pub(crate) struct DeviceArgs {
     /// Where the demultiplexer is attached
     #[arg(long, value_enum, default_value_t = XdpArg::Auto, help_heading = "Device")]
     xdp: XdpArg,
+    /// Give the ports back to the kernel when the engine makes no progress for SECONDS (1 or more),
+    /// until it goes on; or off
+    #[arg(long, value_name = "SECONDS", value_parser = watchdog, default_value = "5", help_heading = "Device")]
+    watchdog: Watchdog,
+    /// What packets to our ports meet when the engine has died
+    #[arg(long, value_enum, default_value_t = OnDeathArg::Keep, help_heading = "Device")]
+    on_death: OnDeathArg,
+}
+
+/// `None`: no watchdog. A type of its own, because clap makes an optional argument of a bare `Option`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Watchdog(Option<Duration>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnDeathArg {
+    /// Silence, until the next engine: peers retransmit instead of being reset
+    Keep,
+    /// The kernel, which resets the peers
+    Detach,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -144,8 +163,24 @@ impl DeviceArgs {
             XdpArg::Native => XdpMode::Native,
             XdpArg::Generic => XdpMode::Generic,
         };
+        config.watchdog = self.watchdog.0;
+        config.on_death = match self.on_death {
+            OnDeathArg::Keep => OnDeath::Keep,
+            OnDeathArg::Detach => OnDeath::Detach,
+        };
         Ok(config)
     }
+}
+
+fn watchdog(text: &str) -> Result<Watchdog, String> {
+    if text == "off" {
+        return Ok(Watchdog(None));
+    }
+    let limit = seconds(text).map_err(|error| format!("{error}, and not off"))?;
+    if limit < Duration::from_secs(1) {
+        return Err("an idle engine needs 1 second to show that it is well".to_owned());
+    }
+    Ok(Watchdog(Some(limit)))
 }
 
 fn number<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, String> {
@@ -407,6 +442,13 @@ mod tests {
         assert!(bytes("").is_err());
         assert!(bytes("99999999T").is_err());
         assert!(bytes("-1").is_err());
+        assert_eq!(watchdog("off"), Ok(Watchdog(None)));
+        assert_eq!(
+            watchdog("1.5"),
+            Ok(Watchdog(Some(Duration::from_millis(1500))))
+        );
+        assert!(watchdog("0.9").is_err());
+        assert!(watchdog("never").is_err());
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
         assert!(seconds("-1").is_err());
     }

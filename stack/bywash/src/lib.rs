@@ -45,7 +45,7 @@ mod stream;
 
 pub use bywash_engine::config::{IdlePolicy, PoolPolicy, ShardConfig};
 pub use bywash_engine::context::{ConnOptions, Context};
-pub use bywash_engine::engine::{Engine, EngineConfig, EngineError, StartError};
+pub use bywash_engine::engine::{Engine, EngineConfig, EngineError, OnDeath, StartError};
 pub use bywash_engine::memory::MemoryPair;
 pub use bywash_engine::remote::{Failure, FailureCode, Lease, Readiness, Remote, RemoteConfig};
 pub use bywash_engine::service::{

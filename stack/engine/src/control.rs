@@ -9,7 +9,7 @@ use crossbeam::channel::bounded;
 use serde_json::{Value, json};
 
 use crate::directory::{ControlMessage, Directory};
-use crate::engine::EngineDescription;
+use crate::engine::{EngineDescription, WatchdogStatus};
 use crate::host::control::{Handler, Operation, Request};
 use crate::report::{EngineReport, ShardReport};
 
@@ -21,6 +21,7 @@ pub(crate) fn handler(
     description: EngineDescription,
     directory: Arc<Directory>,
     demux: Arc<Demux>,
+    watchdog: Option<Arc<WatchdogStatus>>,
 ) -> Handler {
     // The server ends before the engine detaches; a strong reference would keep it attached.
     let demux = Arc::downgrade(&demux);
@@ -38,6 +39,7 @@ pub(crate) fn handler(
             addresses: description.addresses.clone(),
             bind_mode: mode_name(description.bind_mode).to_owned(),
             xdp_mode: description.xdp_mode.to_owned(),
+            watchdog: watchdog.as_ref().map(|status| status.report()),
             shards: ask_shards(&directory)?,
             xdp: counters
                 .into_iter()

@@ -14,6 +14,7 @@ use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
+use crate::pulse::Pulse;
 use crate::report::ShardReport;
 
 /// Frames that may wait to be taken by another shard. A shard that is behind by this many is
@@ -88,6 +89,7 @@ pub(crate) struct Directory {
     hasher: foldhash::fast::RandomState,
     stripes: Vec<CachePadded<Stripe>>,
     inboxes: Vec<CachePadded<Inbox>>,
+    pulses: Vec<CachePadded<Pulse>>,
 }
 
 impl Directory {
@@ -100,11 +102,16 @@ impl Directory {
             inboxes: (0..shards)
                 .map(|_| CachePadded::new(Inbox::new()))
                 .collect(),
+            pulses: (0..shards).map(|_| CachePadded::default()).collect(),
         }
     }
 
     pub(crate) fn inbox(&self, shard: u32) -> &Inbox {
         &self.inboxes[shard as usize]
+    }
+
+    pub(crate) fn pulse(&self, shard: u32) -> &Pulse {
+        &self.pulses[shard as usize]
     }
 
     pub(crate) fn shards(&self) -> u32 {

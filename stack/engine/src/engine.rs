@@ -1,35 +1,38 @@
 //! An engine: the shards of one device, with everything that they need of the host.
 //!
 //! ```text
-//! Engine::start   device -> lock -> demultiplexer attached -> host thread -> shards (thread each) -> control socket
-//! Engine::join    shards end -> demultiplexer detached -> sockets closed -> lock given back
+//! Engine::start   device -> lock -> demultiplexer attached -> guard -> host thread -> shards (thread each) -> control socket
+//! Engine::join    shards end -> guard ends -> demultiplexer detached -> sockets closed -> lock given back
 //! ```
 //! The demultiplexer goes before the sockets: from then on the kernel answers for our ports, and no
 //! packet falls into a ring that nobody reads. Closing the sockets takes some 15 ms each.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub use bywash_guard::OnDeath;
 use bywash_wire::ChecksumPolicy;
 pub use bywash_xdp::Mode as XdpMode;
 pub use bywash_xdp::Settings as XdpSettings;
 pub use bywash_xdp::pin::{Scope as PinScope, scope as pin_scope};
-use bywash_xdp::{AttachConfig, AttachError, Demux, DemuxError};
-use bywash_xsk::{BindMode, Mode, PoolClass, RingSizes, UmemConfig, XskConfig, XskError, XskPort};
+use bywash_xdp::{AttachConfig, Demux};
+use bywash_xsk::{Mode, PoolClass, RingSizes, UmemConfig, XskConfig, XskPort};
 use crossbeam::channel::{Receiver, Sender, bounded};
+
+mod config;
+mod watchdog;
+
+pub use config::{EngineConfig, EngineDescription, EngineError, StartError};
+use watchdog::Watchdog;
+pub(crate) use watchdog::WatchdogStatus;
 
 use crate::clock::MonotonicClock;
 use crate::config::{PoolPolicy, ShardConfig};
 use crate::control;
 use crate::directory::Directory;
-use crate::host::control::ControlError;
-use crate::host::cores::CoreError;
-use crate::host::{
-    ControlServer, Device, DeviceError, EngineLock, Host, HostError, HostEvent, LockError,
-};
+use crate::host::{ControlServer, Device, EngineLock, Host, HostEvent};
 use crate::random::SystemRandom;
 use crate::service::Service;
 use crate::shard::{Environment, Shard};
@@ -43,149 +46,6 @@ const VETH_OUTSTANDING: u32 = 224;
 const XDP_HEADROOM: u32 = 256;
 const LINK_HEADER: u32 = 18;
 
-/// How to run an engine.
-#[derive(Clone, Debug)]
-pub struct EngineConfig {
-    /// Interface name in the calling thread's network namespace.
-    pub device: String,
-    /// Shards: one for each of the device's queues `0..shards`.
-    pub shards: u32,
-    /// Cores to pin them to; `None`: the highest-numbered ones that this process may use.
-    pub cores: Option<Vec<usize>>,
-    /// Copy or zero copy.
-    pub mode: BindMode,
-    /// Native or generic XDP.
-    pub xdp: XdpMode,
-    /// What the XDP program does beside steering.
-    pub xdp_settings: XdpSettings,
-    /// Flow pools of a shard, by the size of their rings.
-    pub pools: Vec<PoolClass>,
-    /// Frames of a shard for sending.
-    pub tx_frames: u32,
-    /// Defaults of every shard; index, MTU and checksum policy are filled in from the device.
-    pub shard: ShardConfig,
-}
-
-impl EngineConfig {
-    /// One shard with the defaults.
-    pub fn new(device: impl Into<String>) -> Self {
-        Self {
-            device: device.into(),
-            shards: 1,
-            cores: None,
-            mode: BindMode::Auto,
-            xdp: XdpMode::Auto,
-            xdp_settings: XdpSettings::default(),
-            pools: vec![PoolClass::small(16)],
-            tx_frames: 8192,
-            shard: ShardConfig::default(),
-        }
-    }
-}
-
-/// What an engine runs on, as found and as the kernel confirmed it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EngineDescription {
-    /// Interface name.
-    pub device: String,
-    /// The device's own addresses at the start.
-    pub addresses: Vec<IpAddr>,
-    /// Driver, if known.
-    pub driver: Option<String>,
-    /// Copy or zero copy, read back from the kernel.
-    pub bind_mode: Mode,
-    /// `native` or `generic`.
-    pub xdp_mode: &'static str,
-    /// Shards, and the core of each.
-    pub cores: Vec<usize>,
-    /// MTU at the start, bytes.
-    pub mtu: u16,
-    /// What is accepted as a TCP checksum on receive.
-    pub checksum: ChecksumPolicy,
-}
-
-/// Why an engine could not be started. Nothing is left behind.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The device is not fit.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// Another engine has it.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// The XDP program could not be attached.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    /// A map of the demultiplexer refused.
-    #[error(transparent)]
-    Demux(#[from] DemuxError),
-    /// The AF_XDP sockets could not be had.
-    #[error("{device} queue {queue}: {error}")]
-    Xsk {
-        /// The device.
-        device: String,
-        /// The queue.
-        queue: u32,
-        /// What failed.
-        error: XskError,
-    },
-    /// Cores.
-    #[error(transparent)]
-    Cores(#[from] CoreError),
-    /// The kernel's routes and neighbours.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// The control socket.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// Packets that reach the other queues would be lost.
-    #[error(
-        "{device} has {queues} receive queues and the engine {shards} shard(s): packets of the other queues would reach nobody; \
-         run with --shards {queues}, or give it fewer queues: `ethtool -L {device} combined {shards}` \
-         (veth: `ethtool -L {device} rx {shards} tx {shards}`)"
-    )]
-    QueuesWithoutShard {
-        /// The device.
-        device: String,
-        /// Its queues in use.
-        queues: u32,
-        /// The shards asked for.
-        shards: u32,
-    },
-    /// The MTU does not fit a chunk.
-    #[error(
-        "MTU {mtu} of {device} is beyond single-buffer XDP (at most {most}): lower it with `ip link set {device} mtu {most}`"
-    )]
-    Mtu {
-        /// The device.
-        device: String,
-        /// Its MTU.
-        mtu: u16,
-        /// The largest that fits.
-        most: u32,
-    },
-    /// No shard at all.
-    #[error("an engine has at least one shard")]
-    NoShard,
-    /// A thread could not be made.
-    #[error("a thread could not be started: {0}")]
-    Thread(std::io::Error),
-    /// A shard's thread died before it ran.
-    #[error("shard {0} ended before it ran; its panic message is above")]
-    ShardDied(u32),
-}
-
-/// Why an engine did not end cleanly.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// A shard panicked. The device is in order again all the same.
-    #[error("shard {0} panicked; its message is above")]
-    Panicked(u32),
-    /// Program, pins or mount could not be removed.
-    #[error(transparent)]
-    Detach(#[from] bywash_xdp::DetachError),
-}
-
 /// What the shard threads share with the engine's handle.
 #[derive(Debug)]
 struct Shared {
@@ -197,10 +57,12 @@ struct Shared {
 struct EndGuard {
     shared: Arc<Shared>,
     directory: Arc<Directory>,
+    shard: u32,
 }
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
+        self.directory.pulse(self.shard).end();
         self.shared.ended.fetch_add(1, Ordering::Release);
         self.shared.stop.store(true, Ordering::Relaxed);
         for shard in 0..self.directory.shards() {
@@ -218,6 +80,7 @@ pub struct Engine<S> {
     /// Dropped to let the ended shards close their sockets.
     release: Option<Sender<()>>,
     demux: Option<Arc<Demux>>,
+    watchdog: Option<Watchdog>,
     control: Option<ControlServer>,
     host: Option<Host>,
     // Last: the lock stands for everything above.
@@ -234,6 +97,8 @@ impl<S: Service + Send + 'static> Engine<S> {
         let lock = EngineLock::acquire(&device)?;
         let demux = Arc::new(attach(&config, &device)?);
         let directory = Arc::new(Directory::new(config.shards));
+        // Before the sockets: from here on a stopped engine would cut its ports off.
+        let watchdog = Watchdog::start(&config, &demux, &directory)?;
         let host = host(&device, &demux)?;
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
@@ -257,6 +122,7 @@ impl<S: Service + Send + 'static> Engine<S> {
             threads: Vec::new(),
             release: Some(release),
             demux: Some(demux.clone()),
+            watchdog,
             control: None,
             host: Some(host),
             _lock: lock,
@@ -291,7 +157,12 @@ impl<S: Service + Send + 'static> Engine<S> {
         demux.settle()?;
         engine.control = Some(ControlServer::start(
             &engine._lock,
-            control::handler(engine.description.clone(), engine.directory.clone(), demux),
+            control::handler(
+                engine.description.clone(),
+                engine.directory.clone(),
+                demux,
+                engine.watchdog.as_ref().map(Watchdog::status),
+            ),
         )?);
         Ok(engine)
     }
@@ -341,9 +212,10 @@ impl<S: Service + Send + 'static> Engine<S> {
         while !self.is_finished() {
             std::thread::park_timeout(Duration::from_millis(2));
         }
-        // Answers need shards; changes need the demultiplexer.
+        // Answers need shards; changes need the demultiplexer, and the guard holds its link.
         self.control = None;
         self.host = None;
+        self.watchdog = None;
         let detached = match self.demux.take().map(Arc::try_unwrap) {
             Some(Ok(demux)) => demux.detach().map_err(EngineError::from),
             // A shard that has ended holds it still: the last holder's drop detaches.
@@ -373,6 +245,7 @@ impl<S> Drop for Engine<S> {
         }
         self.control = None;
         self.host = None;
+        self.watchdog = None;
         self.demux = None;
         self.release = None;
         for thread in self.threads.drain(..) {
@@ -405,6 +278,7 @@ impl ShardSeed {
         let guard = EndGuard {
             shared: self.shared.clone(),
             directory: self.directory.clone(),
+            shard: self.shard.index,
         };
         let port = match self.open() {
             Ok(port) => port,
@@ -433,6 +307,7 @@ impl ShardSeed {
             routes,
             steering: Box::new(DemuxSteering::new(demux, ports, queue)),
         };
+        directory.pulse(queue).beat();
         let mut shard = Shard::with_directory(shard, port, service, environment, directory);
         shard.turn();
         if ready.send(Ok(mode)).is_err() {

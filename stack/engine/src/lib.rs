@@ -40,6 +40,7 @@ mod path_mtus;
 mod paths;
 mod payload;
 mod pools;
+mod pulse;
 mod settings;
 mod slab;
 mod snapshot;

@@ -139,6 +139,22 @@ pub struct ShardReport {
     pub drops: BTreeMap<String, u64>,
 }
 
+/// The watchdog of an engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchdogReport {
+    /// Milliseconds without progress after which the program is detached; `None`: never, the guard
+    /// is there for the engine's death.
+    pub limit_ms: Option<u64>,
+    /// `keep` or `detach`: what happens to the program when the engine dies.
+    pub on_death: String,
+    /// Process id of the guard; `None`: there is none now, the log says why.
+    pub guard: Option<u32>,
+    /// Times that the program was detached because the engine stood still.
+    pub detached: u64,
+    /// Guards that ended without a word and were replaced.
+    pub guards_lost: u64,
+}
+
 /// One engine: what the control socket answers to `ss`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineReport {
@@ -154,6 +170,9 @@ pub struct EngineReport {
     pub bind_mode: String,
     /// `native` or `generic`.
     pub xdp_mode: String,
+    /// Who watches over it; `None`: nobody.
+    #[serde(default)]
+    pub watchdog: Option<WatchdogReport>,
     /// Shards.
     pub shards: Vec<ShardReport>,
     /// Counters of the demultiplexer by name.

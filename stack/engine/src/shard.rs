@@ -541,6 +541,7 @@ impl<P: Port, S: Service> Shard<P, S> {
                 asked = true;
                 self.ask_to_stop();
             }
+            self.core.directory.pulse(self.core.config.index).beat();
             let report = self.turn();
             let core = &self.core;
             let worked = report.worked() || !core.ready.is_empty() || !core.dirty.is_empty();

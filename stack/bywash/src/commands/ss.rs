@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use bywash_engine::host::control::{Operation, ask, engines};
-use bywash_engine::report::{ConnectionReport, EngineReport, ShardReport};
+use bywash_engine::report::{ConnectionReport, EngineReport, ShardReport, WatchdogReport};
 
 use crate::cli::SsArgs;
 use crate::failure::Failure;
@@ -56,11 +56,39 @@ fn engine(out: &mut impl Write, report: &EngineReport) -> io::Result<()> {
         report.bind_mode,
         report.xdp_mode,
     )?;
+    watchdog(out, report.watchdog.as_ref())?;
     counters(out, "  demux", report.xdp.iter())?;
     for one in &report.shards {
         shard(out, one)?;
     }
     Ok(())
+}
+
+/// `  watchdog: 5 s, guard 4712, keeps the program on death`
+fn watchdog(out: &mut impl Write, report: Option<&WatchdogReport>) -> io::Result<()> {
+    let Some(report) = report else {
+        return writeln!(out, "  watchdog: off");
+    };
+    let limit = report
+        .limit_ms
+        .map_or_else(|| "off".to_owned(), |ms| format!("{} s", ms as f64 / 1e3));
+    let guard = report
+        .guard
+        .map_or_else(|| "NO GUARD NOW".to_owned(), |pid| format!("guard {pid}"));
+    write!(
+        out,
+        "  watchdog: {limit}, {guard}, {}s the program on death",
+        report.on_death
+    )?;
+    for (count, what) in [
+        (report.detached, "detached"),
+        (report.guards_lost, "guards lost"),
+    ] {
+        if count > 0 {
+            write!(out, ", {what} {count}")?;
+        }
+    }
+    writeln!(out)
 }
 
 /// A shard's part of the table; `bywash demo` shows the in-memory shards by it.

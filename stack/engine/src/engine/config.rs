@@ -1,0 +1,172 @@
+//! How an engine is wanted, what it became, and why it is none.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bywash_guard::{GuardError, OnDeath};
+use bywash_wire::ChecksumPolicy;
+use bywash_xdp::{AttachError, DemuxError, Mode as XdpMode, Settings as XdpSettings};
+use bywash_xsk::{BindMode, Mode, PoolClass, XskError};
+
+use crate::config::ShardConfig;
+use crate::host::control::ControlError;
+use crate::host::cores::CoreError;
+use crate::host::{DeviceError, HostError, LockError};
+
+/// How long an engine may stand still before its program is detached: far above any turn, and the
+/// first retransmissions of its peers still find it back.
+const WATCHDOG: Duration = Duration::from_secs(5);
+
+/// How to run an engine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Interface name in the calling thread's network namespace.
+    pub device: String,
+    /// Shards: one for each of the device's queues `0..shards`.
+    pub shards: u32,
+    /// Cores to pin them to; `None`: the highest-numbered ones that this process may use.
+    pub cores: Option<Vec<usize>>,
+    /// Copy or zero copy.
+    pub mode: BindMode,
+    /// Native or generic XDP.
+    pub xdp: XdpMode,
+    /// What the XDP program does beside steering.
+    pub xdp_settings: XdpSettings,
+    /// Flow pools of a shard, by the size of their rings.
+    pub pools: Vec<PoolClass>,
+    /// Frames of a shard for sending.
+    pub tx_frames: u32,
+    /// Detach the program when a shard makes no progress for this long (at least a second), so that
+    /// the host is not cut off by an engine that hangs or is stopped; attached again when it goes
+    /// on. A forked process watches ([`bywash_guard`]). `None`: never.
+    pub watchdog: Option<Duration>,
+    /// What happens to the program when the engine's process dies.
+    pub on_death: OnDeath,
+    /// Defaults of every shard; index, MTU and checksum policy are filled in from the device.
+    pub shard: ShardConfig,
+}
+
+impl EngineConfig {
+    /// One shard with the defaults.
+    pub fn new(device: impl Into<String>) -> Self {
+        Self {
+            device: device.into(),
+            shards: 1,
+            cores: None,
+            mode: BindMode::Auto,
+            xdp: XdpMode::Auto,
+            xdp_settings: XdpSettings::default(),
+            pools: vec![PoolClass::small(16)],
+            tx_frames: 8192,
+            watchdog: Some(WATCHDOG),
+            on_death: OnDeath::Keep,
+            shard: ShardConfig::default(),
+        }
+    }
+}
+
+/// What an engine runs on, as found and as the kernel confirmed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineDescription {
+    /// Interface name.
+    pub device: String,
+    /// The device's own addresses at the start.
+    pub addresses: Vec<IpAddr>,
+    /// Driver, if known.
+    pub driver: Option<String>,
+    /// Copy or zero copy, read back from the kernel.
+    pub bind_mode: Mode,
+    /// `native` or `generic`.
+    pub xdp_mode: &'static str,
+    /// Shards, and the core of each.
+    pub cores: Vec<usize>,
+    /// MTU at the start, bytes.
+    pub mtu: u16,
+    /// What is accepted as a TCP checksum on receive.
+    pub checksum: ChecksumPolicy,
+}
+
+/// Why an engine could not be started. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The device is not fit.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Another engine has it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The XDP program could not be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// A map of the demultiplexer refused.
+    #[error(transparent)]
+    Demux(#[from] DemuxError),
+    /// The AF_XDP sockets could not be had.
+    #[error("{device} queue {queue}: {error}")]
+    Xsk {
+        /// The device.
+        device: String,
+        /// The queue.
+        queue: u32,
+        /// What failed.
+        error: XskError,
+    },
+    /// Cores.
+    #[error(transparent)]
+    Cores(#[from] CoreError),
+    /// The kernel's routes and neighbours.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Packets that reach the other queues would be lost.
+    #[error(
+        "{device} has {queues} receive queues and the engine {shards} shard(s): packets of the other queues would reach nobody; \
+         run with --shards {queues}, or give it fewer queues: `ethtool -L {device} combined {shards}` \
+         (veth: `ethtool -L {device} rx {shards} tx {shards}`)"
+    )]
+    QueuesWithoutShard {
+        /// The device.
+        device: String,
+        /// Its queues in use.
+        queues: u32,
+        /// The shards asked for.
+        shards: u32,
+    },
+    /// The MTU does not fit a chunk.
+    #[error(
+        "MTU {mtu} of {device} is beyond single-buffer XDP (at most {most}): lower it with `ip link set {device} mtu {most}`"
+    )]
+    Mtu {
+        /// The device.
+        device: String,
+        /// Its MTU.
+        mtu: u16,
+        /// The largest that fits.
+        most: u32,
+    },
+    /// No shard at all.
+    #[error("an engine has at least one shard")]
+    NoShard,
+    /// There is no process to watch over the engine.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// A thread could not be made.
+    #[error("a thread could not be started: {0}")]
+    Thread(std::io::Error),
+    /// A shard's thread died before it ran.
+    #[error("shard {0} ended before it ran; its panic message is above")]
+    ShardDied(u32),
+}
+
+/// Why an engine did not end cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A shard panicked. The device is in order again all the same.
+    #[error("shard {0} panicked; its message is above")]
+    Panicked(u32),
+    /// Program, pins or mount could not be removed.
+    #[error(transparent)]
+    Detach(#[from] bywash_xdp::DetachError),
+}
