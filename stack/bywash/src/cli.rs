@@ -364,9 +364,21 @@ pub(crate) struct DoctorArgs {
     /// Network device
     #[arg(long, value_name = "DEVICE")]
     pub(crate) dev: String,
-    /// One JSON array of findings
-    #[arg(long)]
+    /// One JSON array of findings, or of changes with --tune
+    #[arg(long, conflicts_with = "apply")]
     pub(crate) json: bool,
+    /// Print the commands that would mend what can be mended
+    #[arg(long)]
+    pub(crate) tune: bool,
+    /// Run those commands, and record them for --revert
+    #[arg(long, requires = "tune")]
+    pub(crate) apply: bool,
+    /// Undo what --tune --apply has changed for this device
+    #[arg(long, conflicts_with_all = ["tune", "apply", "json"])]
+    pub(crate) revert: bool,
+    /// Tune for an engine that polls its queues itself
+    #[arg(long)]
+    pub(crate) busy_poll: bool,
 }
 
 /// `bywash demo`

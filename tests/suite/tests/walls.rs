@@ -41,6 +41,8 @@ const ALLOWED: [(&str, &[&str]); 7] = [
             "getrandom",
             "hashbrown",
             "netlink-packet-core",
+            // Only the host side: what a driver's XDP can do is told by the generic family `netdev`.
+            "netlink-packet-generic",
             "netlink-packet-route",
             "netlink-sys",
             "nix",

@@ -32,6 +32,7 @@ pub mod cores;
 pub mod device;
 pub mod kernel_routes;
 pub mod lock;
+pub mod netdev;
 pub mod netlink;
 pub mod path;
 pub mod ports;

@@ -1,4 +1,4 @@
-//! A request socket of the rtnetlink family: one question, one answer, in order.
+//! A request socket of rtnetlink or generic netlink: one question, one answer, in order.
 //!
 //! ```text
 //! ask(message)  -> [answers..] then NLMSG_ERROR with code 0 (the acknowledgement), or with an errno
@@ -8,13 +8,15 @@
 //! The socket belongs to the network namespace of the thread that opens it.
 
 use std::io;
+use std::marker::PhantomData;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
+use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -40,18 +42,39 @@ pub enum NetlinkError {
 }
 
 /// A netlink socket that asks and waits for the answer. Not for shards: it blocks.
-pub struct Requests {
+///
+/// `M` is the kind of message that it asks and understands.
+pub struct Requests<M = RouteNetlinkMessage> {
     socket: Socket,
     sequence: u32,
+    messages: PhantomData<M>,
 }
 
 impl Requests {
-    /// Opens a socket in the calling thread's network namespace.
+    /// Opens an rtnetlink socket in the calling thread's network namespace.
     ///
     /// # Errors
     /// [`NetlinkError::Socket`] if the system gives none.
     pub fn open() -> Result<Self, NetlinkError> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        Self::on(NETLINK_ROUTE)
+    }
+}
+
+impl<M> Requests<M>
+where
+    M: NetlinkSerializable + NetlinkDeserializable + Clone + std::fmt::Debug,
+    M: Into<NetlinkPayload<M>>,
+{
+    /// Opens a generic netlink socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Socket`] if the system gives none.
+    pub fn open_generic() -> Result<Self, NetlinkError> {
+        Self::on(NETLINK_GENERIC)
+    }
+
+    fn on(protocol: isize) -> Result<Self, NetlinkError> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         setsockopt(
             &socket,
@@ -62,6 +85,7 @@ impl Requests {
         Ok(Self {
             socket,
             sequence: 0,
+            messages: PhantomData,
         })
     }
 
@@ -70,11 +94,7 @@ impl Requests {
     ///
     /// # Errors
     /// [`NetlinkError::Kernel`] is the kernel's own refusal; the others are failures of the socket.
-    pub fn ask(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    pub fn ask(&mut self, message: M, flags: u16) -> Result<Vec<M>, NetlinkError> {
         self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags)
             .map(|(answers, _)| answers)
     }
@@ -84,10 +104,7 @@ impl Requests {
     ///
     /// # Errors
     /// As [`Requests::ask`]; also if the table changes faster than it can be read.
-    pub fn dump(
-        &mut self,
-        message: &RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    pub fn dump(&mut self, message: &M) -> Result<Vec<M>, NetlinkError> {
         for _ in 0..DUMP_ATTEMPTS {
             let (answers, interrupted) =
                 self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
@@ -100,16 +117,12 @@ impl Requests {
         )))
     }
 
-    fn exchange(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<(Vec<RouteNetlinkMessage>, bool), NetlinkError> {
+    fn exchange(&mut self, message: M, flags: u16) -> Result<(Vec<M>, bool), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
         header.sequence_number = self.sequence;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        let mut request = NetlinkMessage::new(header, message.into());
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
@@ -122,7 +135,7 @@ impl Requests {
             if sender.port_number() != 0 {
                 continue; // Not from the kernel.
             }
-            for message in messages(&bytes) {
+            for message in messages::<M>(&bytes) {
                 let message = message?;
                 // An answer to an earlier question that ran into the time limit.
                 if message.header.sequence_number != self.sequence {
@@ -152,9 +165,9 @@ impl Requests {
 
 /// The messages in one datagram from the kernel. A message that cannot be understood is an `Err`
 /// and the next one follows; a length that cannot be right ends the datagram after an `Err`.
-pub fn messages(
+pub fn messages<M: NetlinkDeserializable>(
     bytes: &[u8],
-) -> impl Iterator<Item = Result<NetlinkMessage<RouteNetlinkMessage>, NetlinkError>> + '_ {
+) -> impl Iterator<Item = Result<NetlinkMessage<M>, NetlinkError>> + '_ {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -197,20 +210,30 @@ mod tests {
         let mut bytes = noop(17);
         bytes.extend([0; 4]); // One byte of body, three of padding.
         bytes.extend(noop(16));
-        assert_eq!(messages(&bytes).filter(Result::is_ok).count(), 2);
+        assert_eq!(
+            messages::<RouteNetlinkMessage>(&bytes)
+                .filter(Result::is_ok)
+                .count(),
+            2
+        );
     }
 
     #[test]
     fn lengths_that_cannot_be_right_end_the_datagram() {
         for length in [0, 15, 17, u32::MAX] {
-            let found: Vec<_> = messages(&noop(length)).collect();
+            let found: Vec<_> = messages::<RouteNetlinkMessage>(&noop(length)).collect();
             assert_eq!(found.len(), 1, "length {length}");
             assert!(
                 matches!(found[0], Err(NetlinkError::Decode(_))),
                 "length {length}"
             );
         }
-        assert!(messages(&[1, 2]).next().unwrap().is_err());
+        assert!(
+            messages::<RouteNetlinkMessage>(&[1, 2])
+                .next()
+                .unwrap()
+                .is_err()
+        );
     }
 
     #[test]
@@ -218,7 +241,9 @@ mod tests {
         let mut bytes = noop(16);
         bytes[4..6].copy_from_slice(&9999_u16.to_ne_bytes());
         bytes.extend(noop(16));
-        let found: Vec<_> = messages(&bytes).map(|message| message.is_ok()).collect();
+        let found: Vec<_> = messages::<RouteNetlinkMessage>(&bytes)
+            .map(|message| message.is_ok())
+            .collect();
         assert_eq!(found, [false, true]);
     }
 }

@@ -1,6 +1,7 @@
 //! The device: what it is, who else is on it, what its driver can do.
 
 use bywash_engine::host::Device;
+use bywash_engine::host::netdev::{Answer, XdpFeatures, xdp_features};
 use bywash_engine::host::netlink::{NetlinkError, Requests};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
@@ -11,54 +12,18 @@ use super::Findings;
 /// Largest MTU of a page-sized frame: 4096 less 256 bytes of XDP headroom, Ethernet and a VLAN tag.
 const MTU: u16 = 4096 - 256 - 18;
 
-/// Drivers with AF_XDP zero copy in Linux 6.18 (NETDEV_XDP_ACT_XSK_ZEROCOPY).
-const ZERO_COPY: [&str; 20] = [
-    "bonding",
-    "tsnep",
-    "fsl_dpaa2_eth",
-    "gve",
-    "i40e",
-    "ice",
-    "igb",
-    "igc",
-    "ixgbe",
-    "ixgbevf",
-    "idpf",
-    "rvu_nicpf",
-    "rvu_nicvf",
-    "mlx5_core",
-    "mlx5",
-    "nfp",
-    "stmmac",
-    "st_gmac",
-    "dwmac-intel",
-    "virtio_net",
-];
-
 /// Drivers whose peer's kernel hands over packets with only the pseudo-header summed.
 const PSEUDO_CHECKSUM: [&str; 3] = ["veth", "tun", "virtio_net"];
 
-pub(super) fn look(findings: &mut Findings, name: &str) {
-    let device = match Device::open(name) {
-        Ok(device) => device,
-        Err(error) => {
-            // The text has the remedy.
-            findings.fail(
-                "device",
-                error.to_string(),
-                "see above; `ip link` lists what there is",
-            );
-            return;
-        }
-    };
-    identity(findings, &device);
-    queues(findings, &device);
-    mtu(findings, &device);
-    driver(findings, &device);
+pub(super) fn look(findings: &mut Findings, device: &Device) {
+    identity(findings, device);
+    queues(findings, device);
+    mtu(findings, device);
+    driver(findings, device);
     match Requests::open() {
         Ok(mut requests) => {
-            program(findings, &device, &mut requests);
-            neighbours(findings, &device, &mut requests);
+            program(findings, device, &mut requests);
+            neighbours(findings, device, &mut requests);
         }
         Err(error) => findings.warn(
             "netlink",
@@ -113,36 +78,64 @@ fn mtu(findings: &mut Findings, device: &Device) {
 }
 
 fn driver(findings: &mut Findings, device: &Device) {
-    let Some(driver) = device.driver.as_deref() else {
-        findings.warn(
-            "driver",
-            "the driver is unknown: whether it has native XDP and zero copy shows at the start",
+    let name = device.driver.as_deref().unwrap_or("the driver");
+    match xdp_features(device.ifindex) {
+        Ok(Answer::Known(features)) => abilities(findings, name, features),
+        Ok(Answer::Unknown) => findings.warn(
+            "zero-copy",
+            format!("{name}: this kernel does not tell what its drivers can (Linux 6.3 does)"),
             "look at the ready line, or insist with --require-zero-copy",
-        );
-        return;
-    };
-    if ZERO_COPY.contains(&driver) {
-        findings.ok(
-            "driver",
-            format!("{driver}: zero copy, where queue and kernel allow it"),
-        );
-    } else {
-        findings.warn(
-            "driver",
-            format!("{driver} has no AF_XDP zero copy: the kernel copies each frame"),
-            "nothing to do on virtual devices; else a NIC of ice, i40e, ixgbe, igc, mlx5 or the like",
-        );
+        ),
+        Err(error) => findings.warn(
+            "zero-copy",
+            format!("{name}: the kernel does not tell what it can: {error}"),
+            "look at the ready line, or insist with --require-zero-copy",
+        ),
     }
-    if PSEUDO_CHECKSUM.contains(&driver) {
+    if PSEUDO_CHECKSUM.contains(&name) {
         findings.ok(
             "checksum",
             format!(
-                "{driver}: a TCP checksum of the pseudo-header alone is accepted beside the full one, as the peer's kernel may send it"
+                "{name}: a TCP checksum of the pseudo-header alone is accepted beside the full one, as the peer's kernel may send it"
             ),
         );
     } else {
         findings.ok("checksum", "every TCP checksum is verified in full");
     }
+}
+
+/// What the driver says that it can (`include/uapi/linux/netdev.h`).
+fn abilities(findings: &mut Findings, name: &str, features: XdpFeatures) {
+    if features.native() {
+        findings.ok("driver", format!("{name}: native XDP"));
+    } else {
+        findings.warn(
+            "driver",
+            format!("{name} has no native XDP: the program runs in generic mode, after the kernel has made its buffers"),
+            "nothing to do on this device",
+        );
+    }
+    if !features.zero_copy() {
+        findings.warn(
+            "zero-copy",
+            format!("{name} has no AF_XDP zero copy: the kernel copies each frame"),
+            "nothing to do on virtual devices; else a NIC of ice, i40e, ixgbe, igc, mlx5 or the like",
+        );
+        return;
+    }
+    let jumbo = match features.zero_copy_segments {
+        0 | 1 => "one buffer a packet, so no jumbo frames",
+        _ => "several buffers a packet",
+    };
+    let sums = if features.tx_checksum() {
+        "; can fill in checksums by TX metadata"
+    } else {
+        ""
+    };
+    findings.ok(
+        "zero-copy",
+        format!("{name} has AF_XDP zero copy, {jumbo}{sums}; whether a queue gives it shows at the start"),
+    );
 }
 
 fn program(findings: &mut Findings, device: &Device, requests: &mut Requests) {

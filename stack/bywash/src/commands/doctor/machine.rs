@@ -10,6 +10,7 @@ use bywash_engine::host::ports::LOCAL_PORTS;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::Findings;
+use super::tune::{Change, Step};
 
 /// First kernel with everything that the engine uses: XDP links are 5.9, and the multi-socket
 /// fixes of AF_XDP came until 5.11.
@@ -26,6 +27,9 @@ const CAPABILITIES: [(u32, &str, &str); 4] = [
     (39, "CAP_BPF", "loading the demultiplexer"),
 ];
 const CAP_IPC_LOCK: u32 = 14;
+
+/// The kernel's own local ports, of the calling thread's network namespace.
+const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 pub(super) fn look(findings: &mut Findings) {
     kernel(findings);
@@ -120,10 +124,14 @@ fn jit(findings: &mut Findings) {
         .as_deref()
         .map(str::trim)
     {
-        Ok("0") => findings.warn(
+        Ok("0") => findings.tune(
             "bpf-jit",
             "BPF programs are interpreted: the demultiplexer is several times slower",
-            "sysctl net.core.bpf_jit_enable=1",
+            Change {
+                why: "compile BPF programs".into(),
+                apply: Step::run("sysctl -w net.core.bpf_jit_enable=1"),
+                undo: Step::run("sysctl -w net.core.bpf_jit_enable=0"),
+            },
         ),
         Ok(_) => findings.ok("bpf-jit", "BPF programs are compiled"),
         // Absent in network namespaces other than the first, and where the JIT cannot be off.
@@ -167,20 +175,21 @@ fn cores(findings: &mut Findings) {
 
 fn local_ports(findings: &mut Findings) {
     let (first, last) = (*LOCAL_PORTS.start(), *LOCAL_PORTS.end());
-    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let text = fs::read_to_string(PORT_RANGE).unwrap_or_default();
     let mut kernel = text
         .split_whitespace()
         .map_while(|word| word.parse::<u16>().ok());
     match (kernel.next(), kernel.next()) {
-        (Some(from), Some(to)) if from <= last && first <= to => findings.warn(
+        (Some(from), Some(to)) if from <= last && first <= to => findings.tune(
             "local-ports",
             format!(
                 "our range for active opens, {first}-{last}, overlaps the kernel's {from}-{to}"
             ),
-            format!(
-                "sysctl net.ipv4.ip_local_port_range=\"32768 {}\"",
-                first - 1
-            ),
+            Change {
+                why: "keep the kernel's local ports off ours".into(),
+                apply: Step::write(PORT_RANGE, format!("{} {}", from.min(first - 2), first - 1)),
+                undo: Step::write(PORT_RANGE, format!("{from} {to}")),
+            },
         ),
         (Some(from), Some(to)) => findings.ok(
             "local-ports",

@@ -1,18 +1,26 @@
 //! `bywash doctor`: what holds on this machine for a device, and how to change what does not.
 //!
 //! Nothing is attached, bound or sent: it only looks. Each finding is a line; one that fails makes
-//! the exit status 1.
+//! the exit status 1. With `--tune` it prints the changes that the findings ask for, with `--apply` it makes them, with
+//! `--revert` it undoes them.
 
 mod device;
+mod filters;
 mod machine;
 mod offloads;
+mod placement;
+mod polling;
+mod sysfs;
+mod tune;
 
 use std::io::{self, Write};
 
+use bywash_engine::host::Device;
 use serde::Serialize;
 
 use crate::cli::DoctorArgs;
 use crate::failure::Failure;
+use tune::{Change, Ledger};
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -35,9 +43,12 @@ struct Finding {
     remedy: Option<String>,
 }
 
-/// Findings in the order in which they are shown.
+/// Findings in the order in which they are shown, and the changes that they ask for.
 #[derive(Default)]
-struct Findings(Vec<Finding>);
+struct Findings {
+    list: Vec<Finding>,
+    changes: Vec<Change>,
+}
 
 impl Findings {
     fn ok(&mut self, check: &'static str, text: impl Into<String>) {
@@ -52,8 +63,14 @@ impl Findings {
         self.add(check, Level::Fail, text.into(), Some(remedy.into()));
     }
 
+    /// A warning whose remedy can be applied and reverted.
+    fn tune(&mut self, check: &'static str, text: impl Into<String>, change: Change) {
+        self.warn(check, text, change.apply.to_string());
+        self.changes.push(change);
+    }
+
     fn add(&mut self, check: &'static str, level: Level, text: String, remedy: Option<String>) {
-        self.0.push(Finding {
+        self.list.push(Finding {
             check,
             level,
             text,
@@ -63,22 +80,34 @@ impl Findings {
 }
 
 pub(crate) fn run(args: &DoctorArgs) -> Result<(), Failure> {
-    let mut findings = Findings::default();
-    machine::look(&mut findings);
-    device::look(&mut findings, &args.dev);
-    offloads::look(&mut findings, &args.dev);
-    findings.warn(
-        "bypass",
-        "our ports bypass nftables, conntrack and packet taps on this host",
-        "filter them before this host, and capture at the peer; ss and tcpdump here do not show them",
-    );
+    let mut out = io::stdout().lock();
+    if args.revert {
+        let device = Device::open(&args.dev).map_err(|error| Failure::Failed(error.to_string()))?;
+        return Ledger::of(&device).revert(&mut out);
+    }
+    let (findings, device) = look(args);
     let failed = findings
-        .0
+        .list
         .iter()
         .any(|finding| finding.level == Level::Fail);
-    let mut out = io::stdout().lock();
+    match (args.tune, device) {
+        (true, None) => {
+            table(&mut io::stderr().lock(), &findings)?;
+            return Err(Failure::Reported);
+        }
+        (true, Some(device)) if args.apply => {
+            return Ledger::of(&device).apply(&findings.changes, &mut out);
+        }
+        (true, Some(_)) if args.json => {
+            serde_json::to_writer_pretty(&mut out, &findings.changes)?;
+            writeln!(out)?;
+            return Ok(());
+        }
+        (true, Some(_)) => return Ok(tune::print(&findings.changes, &mut out)?),
+        (false, _) => {}
+    }
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &findings.0)?;
+        serde_json::to_writer_pretty(&mut out, &findings.list)?;
         writeln!(out)?;
     } else {
         table(&mut out, &findings)?;
@@ -91,8 +120,32 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<(), Failure> {
     }
 }
 
+/// Everything there is to find; no device if it cannot be used.
+fn look(args: &DoctorArgs) -> (Findings, Option<Device>) {
+    let mut findings = Findings::default();
+    machine::look(&mut findings);
+    let device = match Device::open(&args.dev) {
+        Ok(device) => device,
+        Err(error) => {
+            // The text has the remedy.
+            findings.fail(
+                "device",
+                error.to_string(),
+                "see above; `ip link` lists what there is",
+            );
+            return (findings, None);
+        }
+    };
+    device::look(&mut findings, &device);
+    offloads::look(&mut findings, &device.name);
+    polling::look(&mut findings, &device, args.busy_poll);
+    placement::look(&mut findings, &device);
+    filters::look(&mut findings, &device);
+    (findings, Some(device))
+}
+
 fn table(out: &mut impl Write, findings: &Findings) -> io::Result<()> {
-    for finding in &findings.0 {
+    for finding in &findings.list {
         let level = match finding.level {
             Level::Ok => "ok  ",
             Level::Warn => "warn",
@@ -129,7 +182,7 @@ mod tests {
     fn json_has_no_empty_remedies() {
         let mut findings = Findings::default();
         findings.ok("one", "is well");
-        let json = serde_json::to_string(&findings.0).unwrap();
+        let json = serde_json::to_string(&findings.list).unwrap();
         assert_eq!(json, r#"[{"check":"one","level":"ok","text":"is well"}]"#);
     }
 }

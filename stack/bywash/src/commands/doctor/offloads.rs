@@ -3,24 +3,25 @@
 use std::process::Command;
 
 use super::Findings;
+use super::tune::{Change, Step};
 
 /// An offload that changes what reaches XDP: its name at `ethtool -k`, what it does, and the
-/// argument that switches it off.
+/// argument that switches it.
 const HARMFUL: [(&str, &str, &str); 3] = [
     (
         "large-receive-offload",
         "merges packets before XDP sees them",
-        "lro off",
+        "lro",
     ),
     (
         "rx-gro-hw",
         "merges packets before XDP sees them",
-        "rx-gro-hw off",
+        "rx-gro-hw",
     ),
     (
         "rx-vlan-offload",
         "takes VLAN tags out of the packets that XDP sees",
-        "rxvlan off",
+        "rxvlan",
     ),
 ];
 
@@ -49,14 +50,16 @@ pub(super) fn look(findings: &mut Findings, name: &str) {
     };
     let on = enabled(&String::from_utf8_lossy(&output.stdout));
     let mut harm = false;
-    for (feature, what, off) in HARMFUL {
+    for (feature, what, argument) in HARMFUL {
         if on.iter().any(|name| name == feature) {
             harm = true;
-            findings.warn(
-                "offloads",
-                format!("{feature} is on: it {what}"),
-                format!("ethtool -K {name} {off}"),
-            );
+            let why = format!("{feature} is on: it {what}");
+            let change = Change {
+                why: why.clone(),
+                apply: Step::run(&format!("ethtool -K {name} {argument} off")),
+                undo: Step::run(&format!("ethtool -K {name} {argument} on")),
+            };
+            findings.tune("offloads", why, change);
         }
     }
     if !harm {
@@ -67,11 +70,11 @@ pub(super) fn look(findings: &mut Findings, name: &str) {
     }
 }
 
-/// Names of the features that are on.
+/// Names of the features that are on and can be switched.
 fn enabled(text: &str) -> Vec<String> {
     text.lines()
         .filter_map(|line| line.trim().split_once(':'))
-        .filter(|(_, state)| state.trim_start().starts_with("on"))
+        .filter(|(_, state)| state.trim() == "on")
         .map(|(name, _)| name.to_owned())
         .collect()
 }
@@ -85,13 +88,6 @@ mod tests {
         let text = "Features for veth0:\nrx-checksumming: on\n\ttx-checksum-ip-generic: on\n\
                     large-receive-offload: off [fixed]\nrx-vlan-offload: on [fixed]\n";
         let on = enabled(text);
-        assert_eq!(
-            on,
-            [
-                "rx-checksumming",
-                "tx-checksum-ip-generic",
-                "rx-vlan-offload"
-            ]
-        );
+        assert_eq!(on, ["rx-checksumming", "tx-checksum-ip-generic"]);
     }
 }
