@@ -1,0 +1,288 @@
+//! The functions of the table that move bytes: the families of `read`, `write`, and `splice`.
+
+use std::ffi::{c_int, c_void};
+
+use libc::{iovec, loff_t, msghdr, size_t, sockaddr, socklen_t, ssize_t};
+use nix::errno::Errno;
+
+use super::calls::{attempt, connect_to, is_nonblocking};
+use super::memory::{self, Address};
+use super::{answer, gate};
+use crate::gate::Gate;
+use crate::sockets::{Progress, Received, SendFlags};
+
+/// Control message of `TCP_INQ`, which libc has no name for.
+const TCP_CM_INQ: c_int = 36;
+
+/// Reads at most `want` bytes; waits unless socket or flags forbid it.
+fn receive(gate: &Gate, fd: c_int, want: usize, flags: c_int) -> Result<Received, Errno> {
+    let may_wait = flags & libc::MSG_DONTWAIT == 0 && !is_nonblocking(gate, fd);
+    attempt(gate, may_wait, |machine| {
+        machine.call(|sockets, cx| sockets.receive(cx, fd, want, flags))
+    })
+}
+
+/// Writes `bytes`: all of them if it may wait, else what there is room for.
+fn transmit(gate: &Gate, fd: c_int, bytes: &[u8], flags: c_int) -> Result<ssize_t, Errno> {
+    if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY) != 0 {
+        // Urgent data and zero copy through a sockets API are not there, and nobody is made to believe it.
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let may_wait = flags & libc::MSG_DONTWAIT == 0 && !is_nonblocking(gate, fd);
+    let more = flags & libc::MSG_MORE != 0;
+    let mut progress = Progress::default();
+    let result = attempt(gate, may_wait, |machine| {
+        machine
+            .call(|sockets, cx| sockets.transmit(cx, fd, bytes, SendFlags { more }, &mut progress))
+    });
+    match result {
+        Ok(done) => Ok(done as ssize_t),
+        // Part of it is on its way: that is a success, and the next call tells the rest.
+        Err(_) if progress.done > 0 => Ok(progress.done as ssize_t),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) unsafe extern "C" fn read(
+    userdata: *mut c_void,
+    fd: c_int,
+    buffer: *mut c_void,
+    length: size_t,
+) -> ssize_t {
+    // SAFETY: the same promises.
+    unsafe { recv(userdata, fd, buffer, length, 0) }
+}
+
+pub(super) unsafe extern "C" fn readv(
+    userdata: *mut c_void,
+    fd: c_int,
+    vectors: *const iovec,
+    count: c_int,
+) -> ssize_t {
+    answer(-1, || {
+        let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: the table's own `userdata`, and vectors as readv(2) wants them.
+        let (gate, vectors) = unsafe { (gate(userdata), memory::vectors(vectors, count)?) };
+        let want = vectors.iter().map(|vector| vector.iov_len).sum();
+        let received = receive(gate, fd, want, 0)?;
+        // SAFETY: the vectors' bytes can be written.
+        unsafe { memory::scatter(vectors, &received.bytes) }?;
+        Ok(received.counted as ssize_t)
+    })
+}
+
+pub(super) unsafe extern "C" fn recv(
+    userdata: *mut c_void,
+    fd: c_int,
+    buffer: *mut c_void,
+    length: size_t,
+    flags: c_int,
+) -> ssize_t {
+    answer(-1, || {
+        // SAFETY: the table's own `userdata`.
+        let gate = unsafe { gate(userdata) };
+        if buffer.is_null() && length > 0 && flags & libc::MSG_TRUNC == 0 {
+            return Err(Errno::EFAULT);
+        }
+        let received = receive(gate, fd, length, flags)?;
+        // SAFETY: at most `length` bytes were asked for.
+        unsafe { memory::put(buffer, &received.bytes) }?;
+        Ok(received.counted as ssize_t)
+    })
+}
+
+pub(super) unsafe extern "C" fn recvfrom(
+    userdata: *mut c_void,
+    fd: c_int,
+    buffer: *mut c_void,
+    length: size_t,
+    flags: c_int,
+    _address: *mut sockaddr,
+    address_length: *mut socklen_t,
+) -> ssize_t {
+    // SAFETY: the same promises.
+    let count = unsafe { recv(userdata, fd, buffer, length, flags) };
+    // SAFETY: null, or a place for the length. TCP tells no address here.
+    let length = unsafe { memory::place(address_length) };
+    if count >= 0
+        && let Ok(length) = length
+    {
+        *length = 0;
+    }
+    count
+}
+
+pub(super) unsafe extern "C" fn recvmsg(
+    userdata: *mut c_void,
+    fd: c_int,
+    message: *mut msghdr,
+    flags: c_int,
+) -> ssize_t {
+    answer(-1, || {
+        // SAFETY: the table's own `userdata`, and a message as recvmsg(2) wants it.
+        let (gate, message) = unsafe { (gate(userdata), memory::place(message)?) };
+        // SAFETY: the message's vectors.
+        let vectors = unsafe { memory::vectors(message.msg_iov, message.msg_iovlen) }?;
+        let want = vectors.iter().map(|vector| vector.iov_len).sum();
+        let received = receive(gate, fd, want, flags)?;
+        // SAFETY: the vectors' bytes can be written.
+        unsafe { memory::scatter(vectors, &received.bytes) }?;
+        message.msg_namelen = 0;
+        message.msg_flags = 0;
+        // SAFETY: the message's room for control data.
+        unsafe { put_queue(message, received.left) };
+        Ok(received.counted as ssize_t)
+    })
+}
+
+/// Tells how many bytes are left, if the socket is to and there is room.
+///
+/// # Safety
+/// `msg_control` has room for `msg_controllen` bytes.
+unsafe fn put_queue(message: &mut msghdr, left: Option<usize>) {
+    let given = message.msg_controllen;
+    message.msg_controllen = 0;
+    let Some(left) = left else {
+        return;
+    };
+    // SAFETY: arithmetic on lengths only.
+    let (space, len) = unsafe { (libc::CMSG_SPACE(4) as usize, libc::CMSG_LEN(4) as usize) };
+    if message.msg_control.is_null() || given < space {
+        message.msg_flags |= libc::MSG_CTRUNC;
+        return;
+    }
+    message.msg_controllen = space;
+    // SAFETY: the room is there, so there is a first header and four bytes behind it.
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(message);
+        (*header).cmsg_level = libc::SOL_TCP;
+        (*header).cmsg_type = TCP_CM_INQ;
+        (*header).cmsg_len = len;
+        let left = i32::try_from(left).unwrap_or(i32::MAX);
+        libc::CMSG_DATA(header).cast::<i32>().write_unaligned(left);
+    }
+}
+
+pub(super) unsafe extern "C" fn write(
+    userdata: *mut c_void,
+    fd: c_int,
+    buffer: *const c_void,
+    length: size_t,
+) -> ssize_t {
+    // SAFETY: the same promises.
+    unsafe { send(userdata, fd, buffer, length, 0) }
+}
+
+pub(super) unsafe extern "C" fn writev(
+    userdata: *mut c_void,
+    fd: c_int,
+    vectors: *const iovec,
+    count: c_int,
+) -> ssize_t {
+    answer(-1, || {
+        let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: the table's own `userdata`, and vectors as writev(2) wants them.
+        let (gate, vectors) = unsafe { (gate(userdata), memory::vectors(vectors, count)?) };
+        // SAFETY: the vectors' bytes can be read.
+        transmit(gate, fd, &unsafe { memory::gather(vectors) }?, 0)
+    })
+}
+
+pub(super) unsafe extern "C" fn send(
+    userdata: *mut c_void,
+    fd: c_int,
+    buffer: *const c_void,
+    length: size_t,
+    flags: c_int,
+) -> ssize_t {
+    answer(-1, || {
+        // SAFETY: the table's own `userdata`, and a buffer of that length.
+        let (gate, bytes) = unsafe { (gate(userdata), memory::bytes(buffer, length)?) };
+        transmit(gate, fd, bytes, flags)
+    })
+}
+
+pub(super) unsafe extern "C" fn sendto(
+    userdata: *mut c_void,
+    fd: c_int,
+    buffer: *const c_void,
+    length: size_t,
+    flags: c_int,
+    address: *const sockaddr,
+    address_length: socklen_t,
+) -> ssize_t {
+    answer(-1, || {
+        // SAFETY: the table's own `userdata`, and a buffer of that length.
+        let (gate, bytes) = unsafe { (gate(userdata), memory::bytes(buffer, length)?) };
+        if flags & libc::MSG_FASTOPEN != 0 {
+            if address.is_null() {
+                return Err(Errno::EINVAL);
+            }
+            // SAFETY: an address as sendto(2) wants it.
+            let to = unsafe { memory::address(address, address_length) }?;
+            return fast_open(gate, fd, bytes, flags, to);
+        }
+        transmit(gate, fd, bytes, flags)
+    })
+}
+
+pub(super) unsafe extern "C" fn sendmsg(
+    userdata: *mut c_void,
+    fd: c_int,
+    message: *const msghdr,
+    flags: c_int,
+) -> ssize_t {
+    answer(-1, || {
+        // SAFETY: the table's own `userdata`, and a message as sendmsg(2) wants it.
+        let (gate, message) = unsafe { (gate(userdata), memory::place(message.cast_mut())?) };
+        // SAFETY: the message's vectors, whose bytes can be read.
+        let bytes =
+            unsafe { memory::gather(memory::vectors(message.msg_iov, message.msg_iovlen)?)? };
+        if flags & libc::MSG_FASTOPEN != 0 {
+            // SAFETY: the message's address.
+            let to = unsafe { memory::address(message.msg_name.cast(), message.msg_namelen) }?;
+            return fast_open(gate, fd, &bytes, flags, to);
+        }
+        transmit(gate, fd, &bytes, flags)
+    })
+}
+
+/// `sendto` with `MSG_FASTOPEN` (RFC 7413): connects, then writes. Without a cookie that is what it means on the wire.
+fn fast_open(
+    gate: &Gate,
+    fd: c_int,
+    bytes: &[u8],
+    flags: c_int,
+    to: Address,
+) -> Result<ssize_t, Errno> {
+    if to == Address::Unspecified {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    connect_to(gate, fd, to)?;
+    transmit(gate, fd, bytes, flags & !libc::MSG_FASTOPEN)
+}
+
+pub(super) unsafe extern "C" fn splice(
+    userdata: *mut c_void,
+    from: c_int,
+    from_offset: *mut loff_t,
+    to: c_int,
+    to_offset: *mut loff_t,
+    length: size_t,
+    flags: libc::c_uint,
+) -> c_int {
+    answer(-1, || {
+        if !from_offset.is_null() || !to_offset.is_null() {
+            return Err(Errno::ESPIPE);
+        }
+        // SAFETY: the table's own `userdata`.
+        let gate = unsafe { gate(userdata) };
+        let may_wait = flags & libc::SPLICE_F_NONBLOCK == 0
+            && !is_nonblocking(gate, from)
+            && !is_nonblocking(gate, to);
+        let moved = attempt(gate, may_wait, |machine| {
+            machine.call(|sockets, cx| sockets.splice(cx, from, to, length))
+        })?;
+        Ok(c_int::try_from(moved).unwrap_or(c_int::MAX))
+    })
+}

@@ -1,0 +1,305 @@
+//! The bytes of a connection: reading, writing, and how many wait.
+
+use std::os::fd::RawFd;
+
+use bywash_engine::context::Context;
+use bywash_engine::service::{ConnError, ConnId, Recv};
+use bywash_engine::xsk::Port;
+use nix::errno::Errno;
+
+use super::pipe::Pipe;
+use super::socket::{Socket, State};
+use super::{Attempt, Object, Sockets};
+
+/// Requests of ioctl(2) that libc has no name for.
+const SIOCOUTQNSD: u64 = 0x894b;
+const SIOCATMARK: u64 = 0x8905;
+
+/// What a call of the `recv` family gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// The bytes; none at the end of the stream.
+    pub bytes: Vec<u8>,
+    /// With `MSG_TRUNC` the bytes were counted and thrown away.
+    pub counted: usize,
+    /// Bytes that are left to read, if the socket is to tell (`TCP_INQ`).
+    pub left: Option<usize>,
+}
+
+/// The flags of the `send` family that mean something here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SendFlags {
+    /// `MSG_MORE`: as if corked for this call.
+    pub more: bool,
+}
+
+/// A write in progress: how much of it is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes taken so far.
+    pub done: usize,
+}
+
+impl Sockets {
+    /// `recv(2)`: at most `want` bytes, at least one unless the stream has ended. With `MSG_WAITALL` all of them.
+    ///
+    /// # Errors
+    /// The connection's error, once; `ENOTCONN` without one.
+    pub fn receive<P: Port>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        fd: RawFd,
+        want: usize,
+        flags: i32,
+    ) -> Attempt<Received> {
+        if let Some(Object::Pipe(_)) = self.fds.get(&fd) {
+            return self.read_pipe(fd, want);
+        }
+        if flags & libc::MSG_OOB != 0 {
+            // RFC 6093: urgent data is in line, so there is never any out of band.
+            return Err(Errno::EINVAL);
+        }
+        if flags & libc::MSG_ERRQUEUE != 0 {
+            return Err(Errno::EAGAIN);
+        }
+        let key = self.key(fd)?;
+        let socket = self.sockets.get_mut(&key).ok_or(Errno::EBADF)?;
+        let at_end = socket.fetch(cx, want);
+        let have = socket.queued();
+        let least = if flags & libc::MSG_WAITALL != 0 {
+            want
+        } else {
+            1
+        };
+        if have == 0 && want > 0 {
+            return socket.nothing_to_read(at_end);
+        }
+        if have < least && !at_end && socket.error.is_none() && socket.conn().is_some() {
+            return Ok(None);
+        }
+        let mut received = Received::default();
+        let bytes = socket.take(want, flags & libc::MSG_PEEK != 0);
+        received.counted = bytes.len();
+        if flags & libc::MSG_TRUNC == 0 {
+            received.bytes = bytes;
+        }
+        if socket.options.tells_queue() {
+            received.left = Some(self.readable(cx, fd)?);
+        }
+        Ok(Some(received))
+    }
+
+    /// `send(2)`: as much of `bytes` as there is room for, continuing `progress`. `None`: there is room for nothing more
+    /// and something is left; the progress then says how much was taken.
+    ///
+    /// # Errors
+    /// The connection's error, once; `EPIPE` if our direction is closed.
+    pub fn transmit<P: Port>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        fd: RawFd,
+        bytes: &[u8],
+        flags: SendFlags,
+        progress: &mut Progress,
+    ) -> Attempt<usize> {
+        if let Some(Object::Pipe(_)) = self.fds.get(&fd) {
+            return self.write_pipe(fd, bytes);
+        }
+        let key = self.key(fd)?;
+        let socket = self.sockets.get_mut(&key).ok_or(Errno::EBADF)?;
+        socket.take_error()?;
+        if socket.shut_write {
+            return Err(Errno::EPIPE);
+        }
+        let conn = match socket.state {
+            State::Connected(conn) => conn,
+            State::Connecting(_) => return Ok(None),
+            State::Fresh | State::Listening(_) | State::Ended => return Err(Errno::EPIPE),
+        };
+        let rest = &bytes[progress.done..];
+        let taken = socket.offer(cx, conn, rest, flags.more)?;
+        progress.done += taken;
+        Ok((progress.done == bytes.len()).then_some(progress.done))
+    }
+
+    /// Lets go of what `TCP_CORK` or `MSG_MORE` held back.
+    pub(super) fn uncork<P: Port>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        fd: RawFd,
+    ) -> Result<(), Errno> {
+        self.push_corked(cx, fd)
+    }
+
+    /// Sends what is held back, whatever the cork says.
+    pub(super) fn push_corked<P: Port>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        fd: RawFd,
+    ) -> Result<(), Errno> {
+        let socket = self.socket_mut(fd)?;
+        if let Some(conn) = socket.conn() {
+            let held = std::mem::take(&mut socket.corked);
+            match cx.send(conn, &held) {
+                Ok(taken) => socket.corked = held[taken..].to_vec(),
+                // The connection is gone, and what was to be sent with it.
+                Err(ConnError::Unknown | ConnError::SendClosed) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that `recv` would give now (`FIONREAD`).
+    fn readable<P: Port>(&mut self, cx: &mut Context<'_, P>, fd: RawFd) -> Result<usize, Errno> {
+        let socket = self.socket(fd)?;
+        let unread = socket
+            .conn()
+            .and_then(|conn| cx.info(conn).ok())
+            .map_or(0, |info| info.unread as usize);
+        Ok(socket.queued() + unread)
+    }
+
+    /// `ioctl(2)` with a number to fill in or to read.
+    ///
+    /// # Errors
+    /// `EINVAL` on a listening socket, `ENOTTY` for a request that is not known.
+    pub fn request<P: Port>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        fd: RawFd,
+        request: u64,
+        value: i32,
+    ) -> Result<i32, Errno> {
+        if request == libc::FIONBIO {
+            let flags = if value != 0 { libc::O_NONBLOCK } else { 0 };
+            self.control(fd, libc::F_SETFL, flags)?;
+            return Ok(value);
+        }
+        let socket = self.socket(fd)?;
+        if matches!(socket.state, State::Listening(_)) {
+            return Err(Errno::EINVAL);
+        }
+        let info = socket.conn().and_then(|conn| cx.info(conn).ok());
+        let held = socket.corked.len();
+        let bytes = match request {
+            libc::FIONREAD => self.readable(cx, fd)?,
+            libc::TIOCOUTQ => {
+                held + info.map_or(0, |info| (info.unsent + u64::from(info.in_flight)) as usize)
+            }
+            SIOCOUTQNSD => held + info.map_or(0, |info| info.unsent as usize),
+            SIOCATMARK => 0,
+            _ => return Err(Errno::ENOTTY),
+        };
+        Ok(i32::try_from(bytes).unwrap_or(i32::MAX))
+    }
+
+    /// Moves bytes of a stream into a pipe: `splice(2)`.
+    pub(super) fn splice_in<P: Port>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        from: RawFd,
+        room: usize,
+    ) -> Attempt<Vec<u8>> {
+        if room == 0 {
+            return Ok(None);
+        }
+        let received = self.receive(cx, from, room.min(Pipe::CAPACITY), 0)?;
+        Ok(received.map(|received| received.bytes))
+    }
+}
+
+impl Socket {
+    /// Bytes taken from the connection and not yet read.
+    pub(super) fn queued(&self) -> usize {
+        self.head.iter().map(bywash_engine::xsk::Frame::len).sum()
+    }
+
+    /// Takes frames from the connection until `want` bytes are there. True: nothing will come after them.
+    fn fetch<P: Port>(&mut self, cx: &mut Context<'_, P>, want: usize) -> bool {
+        let Some(conn) = self.conn() else {
+            return true;
+        };
+        let mut have = self.queued();
+        while have < want {
+            match cx.recv(conn) {
+                Ok(Recv::Data(frame)) => {
+                    have += frame.len();
+                    self.head.push_back(frame);
+                }
+                Ok(Recv::Empty) => return self.shut_read,
+                Ok(Recv::End) | Err(_) => return true,
+            }
+        }
+        false
+    }
+
+    /// The first `want` bytes; with `peek` they stay.
+    fn take(&mut self, want: usize, peek: bool) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(want.min(self.queued()));
+        if peek {
+            for frame in &self.head {
+                let rest = want - bytes.len();
+                bytes.extend_from_slice(&frame.bytes()[..frame.len().min(rest)]);
+            }
+            return bytes;
+        }
+        while bytes.len() < want
+            && let Some(frame) = self.head.front_mut()
+        {
+            let n = frame.len().min(want - bytes.len());
+            bytes.extend_from_slice(&frame.bytes()[..n]);
+            if n == frame.len() {
+                self.head.pop_front();
+            } else {
+                frame.advance(n);
+            }
+        }
+        bytes
+    }
+
+    /// What reading gives while no byte is there.
+    fn nothing_to_read(&mut self, at_end: bool) -> Attempt<Received> {
+        self.take_error()?;
+        match self.state {
+            State::Fresh | State::Listening(_) => Err(Errno::ENOTCONN),
+            State::Ended => Ok(Some(Received::default())),
+            State::Connecting(_) | State::Connected(_) if at_end => Ok(Some(Received::default())),
+            State::Connecting(_) | State::Connected(_) => Ok(None),
+        }
+    }
+
+    /// Gives bytes to the connection; under a cork only whole segments leave. Returns how many were taken.
+    fn offer<P: Port>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        conn: ConnId,
+        bytes: &[u8],
+        more: bool,
+    ) -> Result<usize, Errno> {
+        let gone = |error| match error {
+            ConnError::Unknown | ConnError::SendClosed => Errno::EPIPE,
+        };
+        if !self.options.cork && !more && self.corked.is_empty() {
+            return cx.send(conn, bytes).map_err(gone);
+        }
+        let held = self.corked.len();
+        self.corked.extend_from_slice(bytes);
+        let keep = if self.options.cork || more {
+            let mss = cx.info(conn).map_or(1, |info| info.mss.max(1)) as usize;
+            self.corked.len() % mss
+        } else {
+            0
+        };
+        let now = self.corked.len() - keep;
+        let sent = cx.send(conn, &self.corked[..now]).map_err(gone)?;
+        if sent < now {
+            // No room: what cannot even be held is not taken.
+            let kept_before = held.saturating_sub(sent);
+            self.corked.drain(..sent);
+            self.corked.truncate(kept_before);
+            return Ok(sent.saturating_sub(held));
+        }
+        self.corked.drain(..now);
+        Ok(bytes.len())
+    }
+}

@@ -1,0 +1,155 @@
+//! `TCP_INFO` in the layout of Linux's `struct tcp_info` (`include/uapi/linux/tcp.h`).
+//!
+//! What the stack does not know is zero, as it is in a kernel that does not know it.
+
+use bywash_engine::tcp::{Info, LimitedBy, State};
+
+/// Bytes of the structure up to and with `tcpi_total_rto_time`.
+const LEN: usize = 248;
+
+/// Field values in order, at their natural alignment.
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn u8(&mut self, value: u8) {
+        self.0.push(value);
+    }
+
+    fn u16(&mut self, value: u16) {
+        self.0.extend_from_slice(&value.to_ne_bytes());
+    }
+
+    fn u32(&mut self, value: u32) {
+        debug_assert!(self.0.len().is_multiple_of(4));
+        self.0.extend_from_slice(&value.to_ne_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        debug_assert!(self.0.len().is_multiple_of(8));
+        self.0.extend_from_slice(&value.to_ne_bytes());
+    }
+}
+
+/// Numbers of the states in Linux.
+fn state_number(state: State) -> u8 {
+    match state {
+        State::Established => 1,
+        State::SynSent => 2,
+        State::SynReceived => 3,
+        State::FinWait1 => 4,
+        State::FinWait2 => 5,
+        State::TimeWait => 6,
+        State::Closed => 7,
+        State::CloseWait => 8,
+        State::LastAck => 9,
+        State::Listen => 10,
+        State::Closing => 11,
+    }
+}
+
+fn micros(nanos: u64) -> u32 {
+    u32::try_from(nanos / 1000).unwrap_or(u32::MAX)
+}
+
+fn clamp(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// The structure's bytes; without a connection only its state is there.
+pub(super) fn encode(info: Option<&Info>, listens: bool) -> Vec<u8> {
+    let mut out = Writer(Vec::with_capacity(LEN));
+    let Some(info) = info else {
+        out.u8(state_number(if listens {
+            State::Listen
+        } else {
+            State::Closed
+        }));
+        out.0.resize(LEN, 0);
+        return out.0;
+    };
+    let mss = info.mss.max(1);
+    let segments = |bytes: u32| bytes.div_ceil(mss);
+    out.u8(state_number(info.state));
+    out.u8(0); // tcpi_ca_state: Open
+    out.u8(0); // tcpi_retransmits
+    out.u8(0); // tcpi_probes
+    out.u8(0); // tcpi_backoff
+    // TCPI_OPT_TIMESTAMPS 1, TCPI_OPT_SACK 2, TCPI_OPT_WSCALE 4
+    let scaled = info.snd_wscale > 0 || info.rcv_wscale > 0;
+    out.u8(u8::from(info.timestamps) | u8::from(info.sack) << 1 | u8::from(scaled) << 2);
+    out.u8(info.snd_wscale & 15 | info.rcv_wscale << 4);
+    out.u8(u8::from(info.limited_by == LimitedBy::Application)); // delivery_rate_app_limited
+    out.u32(micros(info.rto_ns));
+    out.u32(40_000); // tcpi_ato
+    out.u32(mss); // tcpi_snd_mss
+    out.u32(536); // tcpi_rcv_mss
+    out.u32(segments(info.in_flight)); // tcpi_unacked
+    out.u32(0); // tcpi_sacked
+    out.u32(0); // tcpi_lost
+    out.u32(0); // tcpi_retrans
+    out.u32(0); // tcpi_fackets
+    for _ in 0..4 {
+        out.u32(0); // tcpi_last_{data_sent,ack_sent,data_recv,ack_recv}
+    }
+    out.u32(1500); // tcpi_pmtu
+    out.u32(u32::MAX); // tcpi_rcv_ssthresh
+    out.u32(micros(info.rtt_ns));
+    out.u32(micros(info.rttvar_ns));
+    let ssthresh = if info.ssthresh == u32::MAX {
+        0x7fff_ffff // TCP_INFINITE_SSTHRESH
+    } else {
+        info.ssthresh / mss
+    };
+    out.u32(ssthresh);
+    out.u32(info.cwnd / mss); // tcpi_snd_cwnd
+    out.u32(mss); // tcpi_advmss
+    out.u32(3); // tcpi_reordering
+    out.u32(0); // tcpi_rcv_rtt
+    out.u32(info.rcv_wnd); // tcpi_rcv_space
+    out.u32(clamp(info.retransmissions)); // tcpi_total_retrans
+    out.u64(0); // tcpi_pacing_rate
+    out.u64(u64::MAX); // tcpi_max_pacing_rate
+    out.u64(info.bytes_acked);
+    out.u64(info.bytes_in); // tcpi_bytes_received
+    out.u32(clamp(info.segments_out));
+    out.u32(clamp(info.segments_in));
+    out.u32(clamp(info.unsent)); // tcpi_notsent_bytes
+    out.u32(micros(info.rtt_ns_min));
+    out.u32(0); // tcpi_data_segs_in
+    out.u32(0); // tcpi_data_segs_out
+    out.u64(info.delivery_rate);
+    out.u64(0); // tcpi_busy_time
+    out.u64(0); // tcpi_rwnd_limited
+    out.u64(0); // tcpi_sndbuf_limited
+    out.u32(clamp(info.bytes_acked.div_ceil(mss.into()))); // tcpi_delivered
+    out.u32(0); // tcpi_delivered_ce
+    out.u64(info.bytes_out); // tcpi_bytes_sent
+    out.u64(0); // tcpi_bytes_retrans
+    out.u32(0); // tcpi_dsack_dups
+    out.u32(0); // tcpi_reord_seen
+    out.u32(clamp(info.out_of_order)); // tcpi_rcv_ooopack
+    out.u32(info.snd_wnd);
+    out.u32(info.rcv_wnd);
+    out.u32(0); // tcpi_rehash
+    out.u16(u16::try_from(info.timeouts).unwrap_or(u16::MAX)); // tcpi_total_rto
+    out.u16(0); // tcpi_total_rto_recoveries
+    out.u32(0); // tcpi_total_rto_time
+    debug_assert_eq!(out.0.len(), LEN);
+    out.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Offsets as in the kernel's header; libc has the older part of the structure.
+    #[test]
+    fn without_a_connection_only_the_state_is_said() {
+        let bytes = encode(None, true);
+        assert_eq!(bytes.len(), LEN);
+        assert_eq!(bytes[0], 10);
+        assert!(bytes[1..].iter().all(|byte| *byte == 0));
+        assert_eq!(encode(None, false)[0], 7);
+        assert!(std::mem::size_of::<libc::tcp_info>() <= LEN);
+    }
+}

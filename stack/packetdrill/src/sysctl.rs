@@ -1,0 +1,110 @@
+//! Kernel parameters as settings of the stack.
+//!
+//! Scripts set the kernel's parameters by shell commands (`sysctl -q net.ipv4.tcp_sack=0`) before they open a socket.
+//! packetdrill runs those in the kernel, where they would say nothing to this stack; so the stack reads them back
+//! from `/proc/sys` whenever a socket is made. A parameter that cannot be read leaves the stack's own default.
+
+use std::path::{Path, PathBuf};
+
+use bywash_engine::tcp::Config;
+use bywash_engine::tcp::time::Duration;
+
+/// A tree of parameters, read anew at each question.
+#[derive(Clone, Debug)]
+pub struct Sysctls {
+    root: Option<PathBuf>,
+}
+
+impl Sysctls {
+    /// The tree under `root`; `None`: an empty one.
+    pub fn new(root: Option<&Path>) -> Self {
+        Self {
+            root: root.map(Path::to_owned),
+        }
+    }
+
+    /// The words of a parameter, such as `net/ipv4/tcp_rmem`.
+    fn words(&self, name: &str) -> Option<Vec<String>> {
+        let path = self.root.as_ref()?.join(name);
+        let text = std::fs::read_to_string(path).ok()?;
+        Some(text.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// The numbers of a parameter of `net.ipv4`.
+    pub fn numbers(&self, name: &str) -> Option<Vec<u64>> {
+        let words = self.words(&format!("net/ipv4/{name}"))?;
+        words.iter().map(|word| word.parse().ok()).collect()
+    }
+
+    /// The only, or first, number of a parameter of `net.ipv4`.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.numbers(name)?.first().copied()
+    }
+
+    fn switch(&self, name: &str, field: &mut bool) {
+        if let Some(value) = self.number(name) {
+            *field = value != 0;
+        }
+    }
+
+    fn seconds(&self, name: &str, field: &mut Duration) {
+        if let Some(value) = self.number(name) {
+            *field = Duration::from_secs(value);
+        }
+    }
+
+    fn count(&self, name: &str, field: &mut u8) {
+        if let Some(value) = self.number(name) {
+            *field = u8::try_from(value).unwrap_or(u8::MAX);
+        }
+    }
+
+    /// Changes `config` to what the parameters say.
+    pub fn apply(&self, config: &mut Config) {
+        self.switch("tcp_timestamps", &mut config.timestamps);
+        self.switch("tcp_sack", &mut config.sack);
+        self.switch("tcp_window_scaling", &mut config.window_scale);
+        self.count("tcp_retries2", &mut config.retries);
+        self.count("tcp_syn_retries", &mut config.syn_retries);
+        self.seconds("tcp_fin_timeout", &mut config.fin_wait_2);
+        if let Some(milliseconds) = self.number("tcp_rto_max_ms") {
+            config.rto_max = Duration::from_millis(milliseconds);
+        }
+        if let Some([_, default, _]) = self.numbers("tcp_wmem").as_deref() {
+            config.send_buffer = usize::try_from(*default).unwrap_or(usize::MAX);
+        }
+    }
+
+    /// `tcp_keepalive_time`, `tcp_keepalive_intvl` and `tcp_keepalive_probes`, for sockets that ask for keep-alive.
+    pub fn keep_alive(&self) -> bywash_engine::tcp::KeepAlive {
+        let mut keep_alive = bywash_engine::tcp::KeepAlive::default();
+        self.seconds("tcp_keepalive_time", &mut keep_alive.idle);
+        self.seconds("tcp_keepalive_intvl", &mut keep_alive.interval);
+        self.count("tcp_keepalive_probes", &mut keep_alive.probes);
+        keep_alive
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_become_settings_and_missing_ones_change_nothing() {
+        let root = std::env::temp_dir().join(format!("bywash-sysctl-{}", std::process::id()));
+        let folder = root.join("net/ipv4");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("tcp_sack"), "0\n").unwrap();
+        std::fs::write(folder.join("tcp_wmem"), "4096\t262144\t4194304\n").unwrap();
+        let mut config = Config::default();
+        Sysctls::new(Some(&root)).apply(&mut config);
+        std::fs::remove_dir_all(&root).unwrap();
+        assert!(!config.sack);
+        assert_eq!(config.send_buffer, 262_144);
+        assert_eq!(config.syn_retries, Config::default().syn_retries);
+
+        let mut untouched = Config::default();
+        Sysctls::new(None).apply(&mut untouched);
+        assert_eq!(untouched, Config::default());
+    }
+}
