@@ -124,7 +124,11 @@ impl Sockets {
             let text = std::str::from_utf8(text).map_err(|_| Errno::ENOENT)?;
             socket.options.congestion = Some(text.to_owned());
         } else {
-            let number = int(value)?;
+            // One octet is enough for IP's options (as in Linux).
+            let number = match value {
+                [octet] if matches!(level, libc::SOL_IP | libc::SOL_IPV6) => i32::from(*octet),
+                _ => int(value)?,
+            };
             if number_is_out_of_range(level, name, number) {
                 return Err(Errno::EINVAL);
             }

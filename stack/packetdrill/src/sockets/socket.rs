@@ -137,7 +137,7 @@ impl Socket {
             Some(CloseReason::Reset) => Some(Errno::ECONNRESET),
             Some(CloseReason::Refused) => Some(Errno::ECONNREFUSED),
             Some(CloseReason::TimedOut) => Some(Errno::ETIMEDOUT),
-            None => Some(Errno::EHOSTUNREACH),
+            Some(CloseReason::Unreachable) | None => Some(Errno::EHOSTUNREACH),
         };
         self.state = State::Ended;
         self.edges.read += 1;

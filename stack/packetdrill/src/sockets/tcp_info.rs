@@ -4,8 +4,8 @@
 
 use bywash_engine::tcp::{Info, LimitedBy, State};
 
-/// Bytes of the structure up to and with `tcpi_total_rto_time`.
-const LEN: usize = 248;
+/// Bytes of the structure, AccECN's counters at its end included, which are always zero here.
+const LEN: usize = size_of::<libc::tcp_info>();
 
 /// Field values in order, at their natural alignment.
 struct Writer(Vec<u8>);
@@ -134,15 +134,18 @@ pub(super) fn encode(info: Option<&Info>, listens: bool) -> Vec<u8> {
     out.u16(u16::try_from(info.timeouts).unwrap_or(u16::MAX)); // tcpi_total_rto
     out.u16(0); // tcpi_total_rto_recoveries
     out.u32(0); // tcpi_total_rto_time
-    debug_assert_eq!(out.0.len(), LEN);
+    out.0.resize(LEN, 0);
     out.0
 }
 
 #[cfg(test)]
 mod tests {
+    use bywash_engine::tcp::time::Instant;
+    use bywash_engine::tcp::{Config, Connection};
+    use bywash_engine::wire::{SeqNumber, Tuple};
+
     use super::*;
 
-    /// Offsets as in the kernel's header; libc has the older part of the structure.
     #[test]
     fn without_a_connection_only_the_state_is_said() {
         let bytes = encode(None, true);
@@ -150,6 +153,36 @@ mod tests {
         assert_eq!(bytes[0], 10);
         assert!(bytes[1..].iter().all(|byte| *byte == 0));
         assert_eq!(encode(None, false)[0], 7);
-        assert!(std::mem::size_of::<libc::tcp_info>() <= LEN);
+    }
+
+    /// libc's structure says where the fields are.
+    #[test]
+    fn fields_stand_where_c_looks_for_them() {
+        let ip = |last| std::net::Ipv4Addr::new(192, 0, 2, last).into();
+        let tuple = Tuple::tcp(ip(1), 1, ip(2), 2);
+        let now = Instant::from_nanos(1_000_000_000);
+        let iss = SeqNumber::new(0);
+        let tcp = Connection::<Vec<u8>>::connect(&Config::default(), tuple, iss, 0, now);
+        let info = Info {
+            unsent: 11,
+            delivery_rate: 12,
+            bytes_out: 13,
+            snd_wnd: 14,
+            timeouts: 15,
+            cwnd: 16 * tcp.info().mss,
+            retransmissions: 17,
+            ..tcp.info()
+        };
+        let bytes = encode(Some(&info), false);
+        let at = |offset: usize| u32::from_ne_bytes(bytes[offset..offset + 4].try_into().unwrap());
+        use std::mem::offset_of;
+        assert_eq!(bytes[0], 2);
+        assert_eq!(at(offset_of!(libc::tcp_info, tcpi_notsent_bytes)), 11);
+        assert_eq!(at(offset_of!(libc::tcp_info, tcpi_delivery_rate)), 12);
+        assert_eq!(at(offset_of!(libc::tcp_info, tcpi_bytes_sent)), 13);
+        assert_eq!(at(offset_of!(libc::tcp_info, tcpi_snd_wnd)), 14);
+        assert_eq!(at(offset_of!(libc::tcp_info, tcpi_total_rto)), 15);
+        assert_eq!(at(offset_of!(libc::tcp_info, tcpi_snd_cwnd)), 16);
+        assert_eq!(at(offset_of!(libc::tcp_info, tcpi_total_retrans)), 17);
     }
 }
