@@ -1,5 +1,6 @@
 //! What a connection is told at birth.
 
+use crate::congestion::CongestionControl;
 use crate::snapshot::code;
 use crate::time::Duration;
 
@@ -46,6 +47,16 @@ pub struct Config {
     pub retries: u8,
     /// Retransmissions of a SYN or SYN-ACK before giving up. Default 6 (`tcp_syn_retries`), about 2 minutes.
     pub syn_retries: u8,
+    /// The congestion control algorithm. Default CUBIC.
+    pub congestion: CongestionControl,
+    /// Space out segments in time also for algorithms that do not rely on it (BBR always does). Default off, as Linux
+    /// without the `fq` queueing discipline.
+    pub pacing: bool,
+    /// Never send faster than so many bytes a second (`SO_MAX_PACING_RATE`). Default no limit.
+    pub max_pacing_rate: Option<u64>,
+    /// After silence of more than a time-out, begin with the initial window again (RFC 5681 4.1). Off: the window is kept
+    /// and validated (RFC 7661). Default on, as Linux's `tcp_slow_start_after_idle`.
+    pub slow_start_after_idle: bool,
     /// Give up once data has waited this long for its acknowledgment (RFC 9293 3.9.1, RFC 5482). Default none.
     pub user_timeout: Option<Duration>,
     /// Probe an idle peer. Default off, as RFC 9293 3.8.4 demands.
@@ -67,7 +78,7 @@ code!(struct KeepAlive { idle, interval, probes });
 code!(struct Config {
     mss, receive_buffer, receive_segments, send_buffer, nagle, delayed_ack, window_scale, timestamps,
     sack, initial_rto, rto_min, rto_max, persist_min, persist_max, msl, fin_wait_2, retries,
-    syn_retries, user_timeout, keep_alive
+    syn_retries, congestion, pacing, max_pacing_rate, slow_start_after_idle, user_timeout, keep_alive
 });
 
 impl Default for KeepAlive {
@@ -101,6 +112,10 @@ impl Default for Config {
             fin_wait_2: Duration::from_secs(60),
             retries: 15,
             syn_retries: 6,
+            congestion: CongestionControl::Cubic,
+            pacing: false,
+            max_pacing_rate: None,
+            slow_start_after_idle: true,
             user_timeout: None,
             keep_alive: None,
         }

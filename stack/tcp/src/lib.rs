@@ -80,6 +80,7 @@ pub mod time;
 mod timer;
 
 pub use config::{Config, KeepAlive};
+pub use congestion::{CongestionControl, CongestionFigures, UnknownCongestionControl};
 pub use connection::{Connection, Disposition, SendError, Transmit};
 pub use event::{CloseReason, Event, Readiness};
 pub use info::{Info, LimitedBy};

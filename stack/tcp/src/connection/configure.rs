@@ -23,6 +23,10 @@ impl<P: Payload> Connection<P> {
         if before.nagle != after.nagle {
             self.set_nagle(after.nagle);
         }
+        if before.congestion != after.congestion {
+            let seed = self.snd.nxt.raw() ^ self.agreed.ts_offset;
+            self.congestion.switch(after.congestion, seed);
+        }
         if before.receive_buffer != after.receive_buffer {
             self.set_receive_limit(after.receive_buffer);
         }

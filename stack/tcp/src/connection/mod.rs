@@ -280,7 +280,11 @@ impl<P: Payload> Connection<P> {
             },
             control,
             timers: Timers::default(),
-            congestion: Controller::new(config.mss.into()),
+            congestion: Controller::new(
+                config.congestion,
+                config.mss.into(),
+                iss.raw() ^ ts_offset,
+            ),
             loss: LossDetection::new(iss),
             rtt: RttEstimator::new(config),
             counters: Counters::default(),

@@ -81,6 +81,7 @@ impl<P: Payload> Connection<P> {
             now,
             mss: self.segment_limit() as u32,
             rtt,
+            srtt: self.rtt.srtt(),
             min_rtt: self.rtt.min(),
             cwnd_limited: self.control.cwnd_limited,
             ecn_echo: false,

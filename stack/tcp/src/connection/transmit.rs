@@ -150,12 +150,15 @@ impl<P: Payload> Connection<P> {
                 .is_some_and(|end| end.after(self.snd.una))
     }
 
-    /// RFC 5681 4.1: after silence of more than a time-out the old window proves nothing.
+    /// Nothing is on the way. RFC 5681 4.1: after silence of more than a time-out the old window proves nothing.
     fn restart_after_idle(&mut self, now: Instant) {
-        if now.since(self.control.sent_at) > self.rtt.rto(&self.config) {
-            let moment = self.moment(now);
+        let moment = self.moment(now);
+        let long = now.since(self.control.sent_at) > self.rtt.rto(&self.config);
+        if long && self.config.slow_start_after_idle {
             self.congestion.on_idle(moment);
             self.control.sent_at = now;
+        } else {
+            self.congestion.on_resume(moment);
         }
     }
 

@@ -45,7 +45,8 @@ pub(crate) struct AckContext {
     pub(crate) mss: u32,
     /// The round-trip time it measures.
     pub(crate) rtt: Option<Duration>,
-    /// The smallest ever measured.
+    /// The smoothed one, and the smallest ever measured.
+    pub(crate) srtt: Duration,
     pub(crate) min_rtt: Duration,
     /// The congestion window was what stopped the last transmissions.
     pub(crate) cwnd_limited: bool,
@@ -172,6 +173,7 @@ impl LossDetection {
             flight_before: acked.pipe_before,
             flight: snd.pipe(),
             rtt: context.rtt,
+            srtt: context.srtt,
             rate,
             cwnd_limited: context.cwnd_limited,
             ecn_echo: context.ecn_echo,

@@ -1,6 +1,6 @@
 //! What happens when segments are lost, and when they only seem to be.
 
-use bywash_tcp::{CloseReason, Config};
+use bywash_tcp::{CloseReason, Config, CongestionControl};
 
 use crate::support::{Faults, Pair, Side, Trace, ms, pattern};
 
@@ -52,7 +52,11 @@ fn three_duplicates_bring_the_segment_back_without_a_time_out() {
 
 #[test]
 fn the_window_is_halved_once_for_a_burst_of_losses() {
-    let mut pair = warm(&Config::default());
+    let reno = Config {
+        congestion: CongestionControl::Reno,
+        ..Config::default()
+    };
+    let mut pair = warm(&reno);
     lose(&mut pair, &[0, 3, 5, 9]);
     let before = pair.a.tcp().info().cwnd;
     pair.a.send(&pattern(40 * 1_448, 2));
