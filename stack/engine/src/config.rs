@@ -28,6 +28,44 @@ pub enum PoolPolicy {
     PromoteAfter(u64),
 }
 
+/// What becomes of packets beyond a flow pool's credit or rate. Each is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Discard {
+    /// The packet is dropped, as a full ring would have it: the newest goes.
+    Packet,
+    /// Its payload is dropped; what it acknowledges counts.
+    Data,
+    /// The peer is held back: beyond the rate packets wait in the ring, towards the credit the window closes, so that a
+    /// sender that keeps to its window loses nothing. What comes all the same is treated as by `Data`.
+    #[default]
+    Window,
+}
+
+/// What each flow pool may bring and hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// Received frames that came by the pool and are held: unread, out of order, or lent to the application. `None`: the
+    /// shard's `lease_cap`, as long as frames are plenty, and an equal part of it when they are not.
+    pub credit: Option<u32>,
+    /// Packets per second, after a ring's worth at once. `None`: no limit.
+    pub rate: Option<u32>,
+    /// What becomes of what is beyond.
+    pub discard: Discard,
+    /// A flow that has received nothing for this long gives its ring to another that wants one.
+    pub idle_after: Duration,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self {
+            credit: None,
+            rate: None,
+            discard: Discard::Window,
+            idle_after: Duration::from_secs(1),
+        }
+    }
+}
+
 /// Default receive buffer: 181 full segments of a 1500-byte MTU. That is below the 256 entries of
 /// veth's ring and of a flow pool's, so one flow's window never overruns them; enough for 10 Gbit/s
 /// at 200 us. Longer paths want more ([`ConnOptions::receive_buffer`](crate::context::ConnOptions));
@@ -51,6 +89,8 @@ pub struct ShardConfig {
     pub idle: IdlePolicy,
     /// Which flows get rings of their own.
     pub pools: PoolPolicy,
+    /// What each of those rings may bring and hold.
+    pub pool_limits: PoolLimits,
     /// Frames taken from one RX ring in one turn.
     pub ingress_budget: usize,
     /// Segments one connection may send in one turn before the next one's go.
@@ -85,6 +125,7 @@ impl Default for ShardConfig {
             checksum: ChecksumPolicy::Full,
             idle: IdlePolicy::SpinThenSleep(Duration::from_micros(50)),
             pools: PoolPolicy::PromoteAfter(256 * 1024),
+            pool_limits: PoolLimits::default(),
             ingress_budget: 256,
             egress_quantum: 32,
             control_frames: 256,

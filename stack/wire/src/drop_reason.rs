@@ -118,6 +118,10 @@ drop_reasons! {
     NotOurAddress = "not-our-address",
     /// The connection holds as many receive frames as it may.
     NoReceiveCredit = "no-receive-credit",
+    /// The flow's pool holds as many receive frames as it may.
+    PoolCredit = "pool-credit",
+    /// More packets by the flow's pool than its rate allows.
+    PoolRateLimited = "pool-rate-limited",
     /// No free transmit frame.
     NoTransmitFrame = "no-transmit-frame",
     /// No room in the transmit ring.

@@ -217,6 +217,11 @@ impl<P: Payload> Connection<P> {
         }
     }
 
+    /// Whether `segment` starts at or before RCV.NXT: nothing of the stream before it is missing.
+    pub fn follows_on(&self, segment: &Segment) -> bool {
+        !segment.seq.after(self.rcv.nxt)
+    }
+
     /// Whether `segment` is a SYN that may open a new incarnation of this connection, which is in TIME-WAIT: the owner then
     /// drops this one and gives the segment to its listener (RFC 9293 3.6.1, RFC 6191 2).
     pub fn accepts_new_incarnation(&self, segment: &Segment) -> bool {
