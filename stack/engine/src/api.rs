@@ -240,7 +240,7 @@ impl<P: Port> Core<P> {
     /// Tells the connection how many unread bytes it may announce at the present pressure.
     pub(crate) fn limit_window(&mut self, index: u32) {
         let few = HIGH_PRESSURE_SEGMENTS * usize::from(self.config.mtu);
-        let pressure = self.pressure;
+        let pressure = self.pressure_on(index);
         if let Some(conn) = self.conns.by_index(index) {
             let whole = conn.receive_buffer;
             conn.tcp.set_receive_limit(match pressure {

@@ -1,15 +1,24 @@
 //! Which shard owns a flow, for engines with more than one, and the way there.
 //!
 //! A packet arrives on the queue that the NIC chose, which need not be the queue of its flow's
-//! shard. The arriving shard looks the tuple up here and hands the bytes over; nothing is dropped
+//! shard. The arriving shard looks the tuple up here and hands the frame over; nothing is dropped
 //! for having come to the wrong queue. Only misses of a shard's own flow table come here.
+//!
+//! ```text
+//!   arriving shard                      inbox                     owning shard
+//!   Frame::lend ──► Handed ──► bounded queue of plain data ──► RegionView::open ──► copied into an own RX frame
+//!        ▲                                                            │ dropped
+//!        └───────────────────── Umem::collect_leases ◄────────────────┘
+//! ```
+//! The frame itself is the buffer: handing over allocates nothing, copies once, and is bounded by the queue and by the
+//! arriving shard's `lease_cap`, as any other lease.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::{OnceLock, RwLock};
 
 use bywash_wire::Tuple;
-use bywash_xsk::Waker;
+use bywash_xsk::{LeaseDesc, RegionView, Waker};
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
@@ -18,8 +27,8 @@ use crate::pulse::Pulse;
 use crate::report::ShardReport;
 
 /// Frames that may wait to be taken by another shard. A shard that is behind by this many is
-/// overloaded; more would only add delay.
-const HANDOVER_CAPACITY: usize = 4096;
+/// overloaded; more would only add delay, and hold more of the arriving shard's frames.
+pub(crate) const HANDOVER_CAPACITY: usize = 1024;
 /// Questions are rare.
 const CONTROL_CAPACITY: usize = 64;
 const STRIPES: usize = 64;
@@ -31,11 +40,21 @@ pub(crate) enum ControlMessage {
     Report(Sender<ShardReport>),
 }
 
+/// A frame of another shard's memory, lent for as long as it takes to copy it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Handed {
+    /// The shard that it arrived at.
+    pub(crate) from: u32,
+    /// To be opened by that shard's view.
+    pub(crate) desc: LeaseDesc,
+}
+
 /// The way to one shard from other threads.
 pub(crate) struct Inbox {
-    frames: ArrayQueue<Box<[u8]>>,
+    frames: ArrayQueue<Handed>,
     control: ArrayQueue<ControlMessage>,
     waker: OnceLock<Waker>,
+    view: OnceLock<RegionView>,
 }
 
 impl Inbox {
@@ -44,16 +63,22 @@ impl Inbox {
             frames: ArrayQueue::new(HANDOVER_CAPACITY),
             control: ArrayQueue::new(CONTROL_CAPACITY),
             waker: OnceLock::new(),
+            view: OnceLock::new(),
         }
     }
 
-    /// Tells the inbox how to wake its shard; once, by the shard itself.
-    pub(crate) fn set_waker(&self, waker: Waker) {
+    /// Tells the inbox how to wake its shard, and how to read the frames that the shard lends; once, by the shard itself.
+    pub(crate) fn open(&self, waker: Waker, view: RegionView) {
         // A second call could only come from a second shard with this index, which cannot be.
         assert!(
-            self.waker.set(waker).is_ok(),
+            self.waker.set(waker).is_ok() && self.view.set(view).is_ok(),
             "an inbox belongs to one shard"
         );
+    }
+
+    /// How the frames that this shard lends are read.
+    pub(crate) fn view(&self) -> Option<&RegionView> {
+        self.view.get()
     }
 
     pub(crate) fn wake(&self) {
@@ -69,7 +94,7 @@ impl Inbox {
         sent
     }
 
-    pub(crate) fn next_frame(&self) -> Option<Box<[u8]>> {
+    pub(crate) fn next_frame(&self) -> Option<Handed> {
         self.frames.pop()
     }
 
@@ -142,10 +167,10 @@ impl Directory {
         stripe.get(tuple).copied()
     }
 
-    /// Copies a frame to the shard that owns its flow. False if that shard is too far behind.
-    pub(crate) fn hand_over(&self, shard: u32, frame: &[u8]) -> bool {
+    /// Lends a frame to the shard that owns its flow. False if that shard is too far behind.
+    pub(crate) fn hand_over(&self, shard: u32, frame: Handed) -> bool {
         let inbox = self.inbox(shard);
-        let taken = inbox.frames.push(frame.into()).is_ok();
+        let taken = inbox.frames.push(frame).is_ok();
         inbox.wake();
         taken
     }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use bywash_wire::DropReason;
-use bywash_xsk::Port;
+use bywash_wire::{DropReason, Tuple};
+use bywash_xsk::{Port, Statistics};
 use serde::{Deserialize, Serialize};
 
+use crate::pools::Pool;
 use crate::shard::Core;
 
 /// Counters of a shard since its start.
@@ -23,6 +24,9 @@ pub(crate) struct Counters {
     pub(crate) taken_over: u64,
     pub(crate) promoted: u64,
     pub(crate) promotions_failed: u64,
+    pub(crate) demoted: u64,
+    pub(crate) frames_parked: u64,
+    pub(crate) moves_forced: u64,
     pub(crate) tx_frames_wanted: u64,
     pub(crate) partial_checksums: u64,
     pub(crate) icmp_errors: u64,
@@ -43,6 +47,9 @@ impl Default for Counters {
             taken_over: 0,
             promoted: 0,
             promotions_failed: 0,
+            demoted: 0,
+            frames_parked: 0,
+            moves_forced: 0,
             tx_frames_wanted: 0,
             partial_checksums: 0,
             icmp_errors: 0,
@@ -118,6 +125,35 @@ pub struct FrameReport {
     pub tx_free: u64,
 }
 
+/// The ring of one flow. Counters are since the shard's start, whoever had the ring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolReport {
+    /// Its index among the shard's rings.
+    pub ring: u32,
+    /// Its entries.
+    pub size: u32,
+    /// Our end and the peer's, of the flow that has it.
+    pub flow: Option<(SocketAddr, SocketAddr)>,
+    /// Counts the owners of all pools: which one this is.
+    pub generation: u32,
+    /// Flows that have had it.
+    pub owners: u64,
+    /// Frames that came by it.
+    pub frames: u64,
+    /// Frames that came by it and are held now.
+    pub held: u64,
+    /// Frames that it may hold now.
+    pub credit: u64,
+    /// Packets refused, wholly or their payload, because it held as many as it may.
+    pub beyond_credit: u64,
+    /// Packets refused, wholly or their payload, beyond its rate.
+    pub beyond_rate: u64,
+    /// Packets that the kernel dropped because it was full.
+    pub ring_full: u64,
+    /// Since packets were last found in it, or it was given out, us.
+    pub idle_us: u64,
+}
+
 /// One shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardReport {
@@ -127,7 +163,10 @@ pub struct ShardReport {
     pub connections: Vec<ConnectionReport>,
     /// Listening ports.
     pub listeners: Vec<ListenerReport>,
-    /// Flow pools in use and in all.
+    /// Flow pools: rings of single flows.
+    #[serde(default)]
+    pub pools: Vec<PoolReport>,
+    /// Flow pools in use.
     pub pools_used: u32,
     /// Flow pools in all.
     pub pools_total: u32,
@@ -183,6 +222,8 @@ impl<P: Port> Core<P> {
     /// A picture of the shard. Walks all connections: for the control path.
     pub(crate) fn report(&self) -> ShardReport {
         let (pools_used, pools_total) = self.pools.usage();
+        // The kernel is asked once a ring.
+        let statistics = self.port.statistics();
         ShardReport {
             shard: self.config.index,
             connections: self
@@ -199,10 +240,11 @@ impl<P: Port> Core<P> {
                     accepted: listener.accepted,
                 })
                 .collect(),
+            pools: self.pool_reports(&statistics),
             pools_used: pools_used as u32,
             pools_total: pools_total as u32,
             frames: self.frames(),
-            counters: self.named_counters(),
+            counters: self.named_counters(&statistics),
             drops: DropReason::ALL
                 .iter()
                 .zip(&self.counters.drops)
@@ -210,6 +252,37 @@ impl<P: Port> Core<P> {
                 .map(|(reason, count)| (reason.name().to_owned(), *count))
                 .collect(),
         }
+    }
+
+    fn pool_reports(&self, statistics: &Statistics) -> Vec<PoolReport> {
+        let ring_full = |ring: usize| {
+            let kernel = statistics.kernel.get(ring).copied().flatten();
+            let own = statistics.rx_ring_full.get(ring).copied().unwrap_or(0);
+            kernel.map_or(0, |kernel| kernel.rx_ring_full) + own
+        };
+        let credit = self.pools.credit(self.config.lease_cap, self.pressure) as u64;
+        let report = |(ring, pool): (usize, &Pool)| PoolReport {
+            ring: ring as u32,
+            size: pool.ring_size,
+            flow: pool
+                .owner
+                .and_then(|owner| self.conns.peek(owner))
+                .map(|conn| ends(conn.tcp.tuple())),
+            generation: pool.generation,
+            owners: pool.counters.owners,
+            frames: pool.counters.frames,
+            held: self.port.held(ring) as u64,
+            credit,
+            beyond_credit: pool.counters.beyond_credit,
+            beyond_rate: pool.counters.beyond_rate,
+            ring_full: ring_full(ring),
+            idle_us: self
+                .now
+                .as_nanos()
+                .saturating_sub(pool.last_used.as_nanos())
+                / 1000,
+        };
+        self.pools.iter().map(report).collect()
     }
 
     fn frames(&self) -> FrameReport {
@@ -222,9 +295,8 @@ impl<P: Port> Core<P> {
         }
     }
 
-    fn named_counters(&self) -> BTreeMap<String, u64> {
+    fn named_counters(&self, port: &Statistics) -> BTreeMap<String, u64> {
         let own = &self.counters;
-        let port = self.port.statistics();
         let kernel = |field: fn(&bywash_xsk::KernelStatistics) -> u64| {
             port.kernel.iter().flatten().map(field).sum::<u64>()
         };
@@ -240,6 +312,9 @@ impl<P: Port> Core<P> {
             ("taken-over", own.taken_over),
             ("promoted", own.promoted),
             ("promotions-failed", own.promotions_failed),
+            ("demoted", own.demoted),
+            ("frames-parked", own.frames_parked),
+            ("moves-forced", own.moves_forced),
             ("tx-frames-wanted", own.tx_frames_wanted),
             ("partial-checksums", own.partial_checksums),
             ("icmp-errors", own.icmp_errors),
@@ -265,12 +340,20 @@ impl<P: Port> Core<P> {
     }
 }
 
+/// Our end and the peer's.
+fn ends(tuple: &Tuple) -> (SocketAddr, SocketAddr) {
+    (
+        SocketAddr::new(tuple.local, tuple.local_port),
+        SocketAddr::new(tuple.remote, tuple.remote_port),
+    )
+}
+
 fn connection(conn: &crate::shard::Conn) -> ConnectionReport {
-    let tuple = conn.tcp.tuple();
+    let (local, remote) = ends(conn.tcp.tuple());
     let info = conn.tcp.info();
     ConnectionReport {
-        local: SocketAddr::new(tuple.local, tuple.local_port),
-        remote: SocketAddr::new(tuple.remote, tuple.remote_port),
+        local,
+        remote,
         state: info.state.to_string(),
         pool: conn.pool.map(u32::from),
         rtt_us: info.rtt_ns / 1000,

@@ -28,6 +28,9 @@ use crate::listeners::{Listeners, LocalPorts};
 use crate::path_mtus::PathMtus;
 use crate::payload::FramePayload;
 use crate::pools::Pools;
+pub(crate) use crate::pools::Pressure;
+use crate::pools::moves::Move;
+use crate::pools::scan::Scan;
 use crate::random::{Random, Secrets};
 use crate::report::Counters;
 use crate::service::{Event, Service};
@@ -69,6 +72,8 @@ pub(crate) struct Conn {
     pub(crate) origin: Origin,
     /// RX ring that the demultiplexer sends the flow to, if it has one of its own.
     pub(crate) pool: Option<u16>,
+    /// Stands in `Core::moves`: it is changing rings.
+    pub(crate) moving: bool,
     /// Unread bytes it may announce while frames are plenty.
     pub(crate) receive_buffer: usize,
     /// Bytes received before promotion; counts no further afterwards.
@@ -131,6 +136,11 @@ pub struct Core<P: Port> {
     pub(crate) listeners: Listeners,
     pub(crate) local_ports: LocalPorts,
     pub(crate) pools: Pools,
+    pub(crate) scan: Scan,
+    /// Flows that change rings.
+    pub(crate) moves: VecDeque<Move>,
+    /// By ring: what the last turn that found something in it found.
+    pub(crate) reads: Vec<Read>,
     pub(crate) wheel: Wheel,
     pub(crate) service_timers: BinaryHeap<Reverse<(u64, u64)>>,
 
@@ -148,6 +158,8 @@ pub struct Core<P: Port> {
     pub(crate) events: VecDeque<Event>,
     /// Frames of one ring, between `receive` and decode; kept for its allocation.
     pub(crate) batch: Vec<Frame>,
+    /// Owners of pools whose windows must follow; kept for its allocation.
+    pub(crate) pressed: Vec<u32>,
     /// Remotes whose path changed; kept for its allocation.
     pub(crate) changed: Vec<IpAddr>,
 
@@ -177,14 +189,12 @@ pub(crate) enum Phase {
     Stopped,
 }
 
-/// How much of the frames for unread data is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pressure {
-    None,
-    /// More than half: windows are halved.
-    Half,
-    /// More than three quarters: a window of a few segments.
-    High,
+/// What a turn found in a ring.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Read {
+    pub(crate) turn: u64,
+    /// It was read to its end.
+    pub(crate) drained: bool,
 }
 
 /// A token bucket for answers that a peer could demand without limit.
@@ -221,7 +231,9 @@ impl<P: Port> Core<P> {
         let secrets = Secrets::new(env.random.as_mut());
         let start = env.random.next_u64();
         let local_ports = LocalPorts::new(&config.local_ports, config.index, config.shards, start);
-        let pools = Pools::new(port.rings());
+        let pools = Pools::new(&port, &config, now);
+        let scan = Scan::new(port.rings());
+        let reads = vec![Read::default(); port.rings()];
         let resets = RateLimit::new(config.resets_per_second);
         Self {
             config,
@@ -234,6 +246,9 @@ impl<P: Port> Core<P> {
             listeners: Listeners::default(),
             local_ports,
             pools,
+            scan,
+            moves: VecDeque::new(),
+            reads,
             wheel: Wheel::new(now),
             service_timers: BinaryHeap::new(),
             dirty: VecDeque::new(),
@@ -243,6 +258,7 @@ impl<P: Port> Core<P> {
             pathless: HashMap::default(),
             events: VecDeque::new(),
             batch: Vec::new(),
+            pressed: Vec::new(),
             changed: Vec::new(),
             counters: Counters::default(),
             resets,
@@ -292,6 +308,9 @@ impl<P: Port> Core<P> {
             self.env.steering.remove_flow(&tuple);
             self.pools.release(ring);
         }
+        if conn.moving {
+            self.forget_moves(index);
+        }
         if let Origin::HalfOpen(port) = conn.origin
             && let Some(listener) = self.listeners.by_port(port)
         {
@@ -317,7 +336,10 @@ impl<P: Port> Core<P> {
             self.wheel.next_wakeup(),
             service,
             stopping,
-            self.pools.next_wakeup(),
+            self.moves
+                .iter()
+                .filter_map(Move::wakeup)
+                .min_by_key(|at| at.as_nanos()),
         ]
         .into_iter()
         .flatten()
@@ -419,7 +441,8 @@ impl<P: Port, S: Service> Shard<P, S> {
         env: Environment,
         directory: Arc<Directory>,
     ) -> Self {
-        directory.inbox(config.index).set_waker(port.waker());
+        let inbox = directory.inbox(config.index);
+        inbox.open(port.waker(), port.umem().view());
         Self {
             core: Core::new(config, port, env, directory),
             service,

@@ -73,6 +73,11 @@ impl<T> Slab<T> {
         self.places.get_mut(index as usize)?.value.as_mut()
     }
 
+    /// To read: for the control path.
+    pub(crate) fn peek(&self, index: u32) -> Option<&T> {
+        self.places.get(index as usize)?.value.as_ref()
+    }
+
     pub(crate) fn id_of(&self, index: u32) -> Option<ConnId> {
         let place = self.places.get(index as usize)?;
         place.value.as_ref().map(|_| ConnId {

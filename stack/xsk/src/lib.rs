@@ -22,6 +22,7 @@
 //! | `socket` | one AF_XDP socket: options, mappings, bind |
 //! | [`port`] | what the engine sees of a queue |
 //! | [`xsk_port`] | a queue of a device |
+//! | [`marks`] | which rings XDP has sent packets to |
 //! | [`memory`] | a wire in memory |
 //! | [`virtual_port`] | a queue whose device is code |
 //! | [`mapped_array`] | a BPF array that the XDP program writes, in our memory |
@@ -30,6 +31,7 @@ pub mod config;
 pub mod error;
 pub mod frame;
 pub mod mapped_array;
+pub mod marks;
 pub mod memory;
 pub mod port;
 pub mod region;
@@ -45,6 +47,7 @@ pub use config::{BindMode, MemoryConfig, PoolClass, RingSizes, UmemConfig, XskCo
 pub use error::XskError;
 pub use frame::Frame;
 pub use mapped_array::MappedArray;
+pub use marks::Marks;
 pub use memory::{Fate, MemoryPort};
 pub use port::Port;
 pub use region::{LeaseDesc, RegionView, RxLease};

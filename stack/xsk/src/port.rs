@@ -36,6 +36,13 @@ pub trait Port {
     /// If there is no such ring.
     fn held(&self, ring: usize) -> usize;
 
+    /// Appends the rings that packets were sent to since the last call, where XDP marks them. `false`: it does not, and
+    /// every ring must be looked at.
+    fn take_marked(&mut self, out: &mut Vec<u16>) -> bool {
+        let _ = out;
+        false
+    }
+
     /// Appends at most `budget` received frames of a ring to `out`, in their order. Returns how many.
     ///
     /// # Panics

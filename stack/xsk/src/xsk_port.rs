@@ -18,6 +18,7 @@ use std::rc::Rc;
 use crate::config::{XskConfig, pool_rings};
 use crate::error::XskError;
 use crate::frame::Frame;
+use crate::marks::Marks;
 use crate::port::Port;
 use crate::ring::{CompletionRing, Descriptor, FillRing, RxRing, TxRing};
 use crate::socket::{KERNEL_TX_BUDGET, Mode, Socket, interface_index};
@@ -81,6 +82,7 @@ pub struct XskPort {
     outstanding: u32,
     outstanding_max: u32,
     waker: Waker,
+    marks: Option<Marks>,
     /// The sockets and the waker, for `wait`.
     poll_fds: Vec<libc::pollfd>,
     bind_wait: Duration,
@@ -127,6 +129,7 @@ impl XskPort {
             outstanding: 0,
             outstanding_max: config.tx_outstanding_max.unwrap_or(config.rings.tx),
             waker,
+            marks: None,
             bind_wait,
             statistics: Statistics::default(),
         })
@@ -138,6 +141,11 @@ impl XskPort {
             .iter()
             .map(|receiver| receiver.socket.as_fd())
             .enumerate()
+    }
+
+    /// Where XDP marks the rings that it sends packets to.
+    pub fn set_marks(&mut self, marks: Marks) {
+        self.marks = Some(marks);
     }
 
     /// Copy or zero copy, as the kernel tells it.
@@ -290,6 +298,14 @@ impl Port for XskPort {
 
     fn held(&self, ring: usize) -> usize {
         self.umem.held_of_ring(ring)
+    }
+
+    fn take_marked(&mut self, out: &mut Vec<u16>) -> bool {
+        let Some(marks) = &self.marks else {
+            return false;
+        };
+        marks.take(self.receivers.len(), out);
+        true
     }
 
     fn receive(&mut self, ring: usize, out: &mut Vec<Frame>, budget: usize) -> usize {

@@ -60,6 +60,11 @@ pub(crate) enum Admission {
 }
 
 impl Pools {
+    /// Whether packets of flows' rings must be looked at one by one.
+    pub(crate) fn is_limited(&self, lease_cap: u32, credit: usize) -> bool {
+        self.limits.rate.is_some() || credit < lease_cap as usize
+    }
+
     /// Packets that may be taken from a flow's ring now; what is beyond waits in the ring.
     pub(crate) fn allowance(&mut self, ring: u16, now: Instant) -> usize {
         let waits = self.limits.discard == Discard::Window;
@@ -69,7 +74,13 @@ impl Pools {
     }
 
     /// What becomes of the next packet of a flow's ring, of which `held` frames are held beside it.
-    pub(crate) fn admit(&mut self, ring: u16, held: usize, credit: usize, now: Instant) -> Admission {
+    pub(crate) fn admit(
+        &mut self,
+        ring: u16,
+        held: usize,
+        credit: usize,
+        now: Instant,
+    ) -> Admission {
         let discard = self.limits.discard;
         let Pool {
             bucket, counters, ..

@@ -33,6 +33,8 @@ use limits::Bucket;
 
 /// The ring of all flows without one of their own.
 pub(crate) const PRIMARY: u16 = 0;
+/// The ring of SYNs to listening ports.
+pub(crate) const CONTROL: u16 = 1;
 /// First ring that belongs to single flows; 0 is the primary, 1 the control pool.
 pub(crate) const FIRST_POOL: usize = 2;
 /// Pools that one search for an idle one looks at: it goes on where the last one ended.
@@ -245,11 +247,6 @@ impl Pools {
         }
         touched.clear();
         self.touched = touched;
-    }
-
-    /// The pool behind a ring that is one's.
-    pub(crate) fn pool(&self, ring: u16) -> &Pool {
-        &self.pools[usize::from(ring) - FIRST_POOL]
     }
 
     pub(crate) fn pool_mut(&mut self, ring: u16) -> &mut Pool {

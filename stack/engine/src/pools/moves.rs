@@ -58,12 +58,33 @@ pub(crate) struct Found {
     pub(crate) from_drained: bool,
 }
 
+/// Keeps a frame of a flow that changes rings, which does not follow on what TCP has, if it came by the new ring: what is
+/// before it may lie in the old one. `Some`: it did not.
+pub(crate) fn park(
+    moves: &mut VecDeque<Move>,
+    conn: u32,
+    frame: Frame,
+    ring: u16,
+    now: Instant,
+) -> Option<Frame> {
+    let mut moves = moves.iter_mut();
+    match moves.find(|one| one.conn == conn && one.to == ring) {
+        None => Some(frame),
+        Some(one) => {
+            one.park(frame, now);
+            None
+        }
+    }
+}
+
 /// One flow between two rings.
 pub(crate) struct Move {
     /// The connection's place in the slab.
     pub(crate) conn: u32,
     pub(crate) from: u16,
     pub(crate) to: u16,
+    /// The turn of the store.
+    turn: u64,
     doubt: Doubt,
     parked: VecDeque<Frame>,
     until: Instant,
@@ -82,19 +103,19 @@ pub(crate) enum Verdict {
 
 impl Move {
     /// The flow's packets go to `to` from now on.
-    pub(crate) fn new(conn: u32, from: u16, to: u16, now: Instant) -> Self {
+    pub(crate) fn new(conn: u32, from: u16, to: u16, turn: u64, now: Instant) -> Self {
         Self {
             conn,
             from,
             to,
+            turn,
             doubt: Doubt::Fresh,
             parked: VecDeque::new(),
             until: now + MEMORY,
         }
     }
 
-    /// Keeps a frame that came by `to` and does not follow on what TCP has.
-    pub(crate) fn park(&mut self, frame: Frame, now: Instant) {
+    fn park(&mut self, frame: Frame, now: Instant) {
         if self.parked.is_empty() {
             self.until = now + PATIENCE;
         }
@@ -119,10 +140,11 @@ impl Move {
         (!self.parked.is_empty()).then_some(self.until)
     }
 
-    /// Learns from what a turn found, after the rings were read. Not in the turn of the move itself.
-    pub(crate) fn learn(&mut self, found: Found, now: Instant) -> Verdict {
+    /// Learns from what a turn found, after the rings were read.
+    pub(crate) fn learn(&mut self, found: Found, turn: u64, now: Instant) -> Verdict {
         self.doubt = match self.doubt {
-            Doubt::Fresh if found.to_drained => Doubt::Drained,
+            // Rings may have been read before the store in that turn.
+            Doubt::Fresh if found.to_drained && turn != self.turn => Doubt::Drained,
             Doubt::Drained if found.in_to => Doubt::Grown,
             Doubt::Grown if found.in_to => Doubt::Over,
             Doubt::Over if found.from_drained => Doubt::None,

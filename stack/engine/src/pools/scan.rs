@@ -124,7 +124,10 @@ mod tests {
         scan.arm(90, at(300));
         scan.arm(90, at(400));
         assert_eq!(
-            turn(&mut scan, at(600)).iter().filter(|ring| **ring == 90).count(),
+            turn(&mut scan, at(600))
+                .iter()
+                .filter(|ring| **ring == 90)
+                .count(),
             1,
             "armed once, however often it is marked"
         );
@@ -141,7 +144,10 @@ mod tests {
                 seen[usize::from(ring)] += 1;
             }
         }
-        assert!(seen[FIRST_POOL..].iter().all(|count| *count > 0), "{seen:?}");
+        assert!(
+            seen[FIRST_POOL..].iter().all(|count| *count > 0),
+            "{seen:?}"
+        );
         assert_eq!(seen[..FIRST_POOL], [0, 0], "those are read anyway");
     }
 }

@@ -31,8 +31,8 @@ fn every_ring_goes_round() {
     assert_eq!(pools.usage(), (3, 3));
     pools.release(3);
     assert_eq!(pools.take(7, 1, at(0)), Some((3, 4)));
-    assert_eq!(pools.pool(3).owner, Some(7));
-    assert_eq!(pools.pool(3).counters.owners, 2);
+    assert_eq!(pools.pool_mut(3).owner, Some(7));
+    assert_eq!(pools.pool_mut(3).counters.owners, 2);
 }
 
 #[test]

@@ -22,6 +22,7 @@ impl<P: Port, S: Service> Shard<P, S> {
         if self.core.update_pressure() {
             self.core.spread_pressure();
         }
+        self.core.update_pools();
         for _ in 0..PASSES {
             while let Some(event) = self.core.events.pop_front() {
                 delivered += 1;

@@ -9,7 +9,7 @@ use crate::shard::Core;
 impl<P: Port> Core<P> {
     /// A frame that is not TCP. The error may have arrived on another queue than its flow: RSS hashes the router's address.
     #[cold]
-    pub(crate) fn on_icmp_frame(&mut self, frame: &Frame) {
+    pub(crate) fn on_icmp_frame(&mut self, frame: Frame) {
         let error = match decode_icmp(frame.bytes()) {
             Ok(error) => error,
             Err(reason) => return self.count_drop(reason),

@@ -10,34 +10,65 @@ use bywash_wire::{Decoded, DropReason, Ecn, Flags, Link, Segment, Tuple};
 use bywash_xsk::{Frame, Port};
 
 use crate::config::PoolPolicy;
+use crate::directory::Handed;
 use crate::payload::FramePayload;
-use crate::shard::{Conn, Core, Origin, Phase, Pressure};
+use crate::pools::{CONTROL, PRIMARY, moves};
+use crate::shard::{Conn, Core, Origin, Phase, Pressure, Read};
 use crate::stages::egress::post_header;
 
-impl<P: Port> Core<P> {
-    /// Primary first, then control, then the flows' own rings: a promoted flow's older packets are
-    /// in the primary.
-    pub(crate) fn ingress(&mut self) -> usize {
-        self.pools.expire(self.now);
-        let mut received = 0;
-        let mut batch = std::mem::take(&mut self.batch);
-        // All of them, those of no flow too: packets may have been under way when a flow left its ring.
-        for ring in 0..self.port.rings() {
-            if self.pools.is_held(ring) {
-                continue;
-            }
-            received += self
-                .port
-                .receive(ring, &mut batch, self.config.ingress_budget);
-            for frame in batch.drain(..) {
-                self.on_frame(frame);
-            }
+/// How a frame came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    /// By which ring.
+    pub(crate) ring: u16,
+    /// Its payload is not taken, for this reason.
+    pub(crate) refused: Option<DropReason>,
+}
+
+impl Arrival {
+    /// By no ring of this queue: another shard has handed it over.
+    pub(crate) const HANDED: Self = Self::by(u16::MAX);
+    /// It came by a ring and had to wait.
+    pub(crate) const LATE: Self = Self::by(u16::MAX - 1);
+
+    pub(crate) const fn by(ring: u16) -> Self {
+        Self {
+            ring,
+            refused: None,
         }
-        self.batch = batch;
+    }
+}
+
+impl<P: Port> Core<P> {
+    /// Primary first, then control, then the flows' own rings.
+    pub(crate) fn ingress(&mut self) -> usize {
+        let mut received = 0;
+        for ring in [PRIMARY, CONTROL] {
+            received += self.fetch(ring, self.config.ingress_budget);
+            let mut batch = std::mem::take(&mut self.batch);
+            for frame in batch.drain(..) {
+                self.on_frame(frame, Arrival::by(ring));
+            }
+            self.batch = batch;
+        }
+        received += self.read_pools();
+        self.settle_moves();
         received
     }
 
-    /// Frames that other shards handed over: bytes of their UMEM, copied into a frame of ours.
+    /// Frames of a ring -> `self.batch`.
+    pub(crate) fn fetch(&mut self, ring: u16, budget: usize) -> usize {
+        let frames = self.port.receive(ring.into(), &mut self.batch, budget);
+        if frames > 0 {
+            self.reads[usize::from(ring)] = Read {
+                turn: self.counters.turns,
+                drained: frames < budget,
+            };
+        }
+        frames
+    }
+
+    /// Frames that other shards handed over: lent from their UMEM, copied into a frame of ours.
     pub(crate) fn take_over(&mut self) -> usize {
         if self.config.shards < 2 {
             return 0;
@@ -46,46 +77,61 @@ impl<P: Port> Core<P> {
         let inbox = directory.inbox(self.config.index);
         let mut taken = 0;
         while taken < self.config.ingress_budget
-            && let Some(bytes) = inbox.next_frame()
+            && let Some(handed) = inbox.next_frame()
         {
             taken += 1;
+            let view = directory.inbox(handed.from).view();
+            let Some(lease) = view.and_then(|view| view.open(handed.desc)) else {
+                debug_assert!(false, "what is handed over is lent, and opened once");
+                continue;
+            };
             let Some(mut frame) = self.port.umem().alloc_rx() else {
                 self.count_drop(DropReason::NoReceiveCredit);
                 continue;
             };
             match frame.tail_mut() {
-                Some(room) if room.len() >= bytes.len() => {
-                    room[..bytes.len()].copy_from_slice(&bytes)
+                Some(room) if room.len() >= lease.len() => {
+                    room[..lease.len()].copy_from_slice(&lease);
                 }
                 _ => {
                     self.count_drop(DropReason::NoReceiveCredit);
                     continue;
                 }
             }
-            frame.extend(bytes.len());
+            frame.extend(lease.len());
+            drop(lease);
             self.counters.taken_over += 1;
-            self.on_frame(frame);
+            self.on_frame(frame, Arrival::HANDED);
         }
         taken
     }
 
-    fn on_frame(&mut self, frame: Frame) {
+    pub(crate) fn on_frame(&mut self, frame: Frame, arrival: Arrival) {
         let decoded = match bywash_wire::decode(frame.bytes(), self.config.checksum) {
             Ok(decoded) => decoded,
             // XDP gives us ICMP errors that quote our ports.
-            Err(DropReason::NotTcp) => return self.on_icmp_frame(&frame),
+            Err(DropReason::NotTcp) => return self.on_icmp_frame(frame),
             Err(reason) => return self.count_drop(reason),
         };
         self.counters.segments_in += 1;
         self.counters.partial_checksums += u64::from(decoded.partial_checksum);
         match self.flows.lookup(&decoded.tuple) {
-            Some(index) => self.on_flow_segment(index, &decoded, frame),
-            None => self.on_stray_segment(&decoded, &frame),
+            Some(index) => self.on_flow_segment(index, &decoded, frame, arrival),
+            None => self.on_stray_segment(&decoded, frame),
         }
     }
 
-    fn on_flow_segment(&mut self, index: u32, decoded: &Decoded, frame: Frame) {
-        let may_hold = self.may_hold_frames();
+    fn on_flow_segment(
+        &mut self,
+        index: u32,
+        decoded: &Decoded,
+        mut frame: Frame,
+        arrival: Arrival,
+    ) {
+        let refused = match arrival.refused {
+            None if !self.may_hold_frames() => Some(DropReason::NoReceiveCredit),
+            reason => reason,
+        };
         let Some(conn) = self.conns.by_index(index) else {
             debug_assert!(false, "the flow table names connections that exist");
             return;
@@ -94,12 +140,18 @@ impl<P: Port> Core<P> {
             && conn.tcp.accepts_new_incarnation(&decoded.segment)
         {
             self.forget(index);
-            return self.on_stray_segment(decoded, &frame);
+            return self.on_stray_segment(decoded, frame);
+        }
+        if conn.moving && !conn.tcp.follows_on(&decoded.segment) {
+            match moves::park(&mut self.moves, index, frame, arrival.ring, self.now) {
+                None => return self.counters.frames_parked += 1,
+                Some(of_the_old_ring) => frame = of_the_old_ring,
+            }
         }
         let disposition = if decoded.payload.is_empty() {
             drop(frame);
             conn.tcp.on_segment(self.now, &decoded.segment, None)
-        } else if may_hold {
+        } else if refused.is_none() {
             conn.received += decoded.payload.len() as u64;
             let payload = payload_of(frame, decoded);
             conn.tcp
@@ -108,9 +160,10 @@ impl<P: Port> Core<P> {
             // The ACK in it still counts; the data will be sent again.
             let bare = without_payload(&decoded.segment);
             conn.tcp.on_segment(self.now, &bare, None);
-            Disposition::Dropped(DropReason::NoReceiveCredit)
+            Disposition::Dropped(refused.unwrap_or(DropReason::NoReceiveCredit))
         };
         let promote = conn.pool.is_none()
+            && !conn.moving
             && matches!(self.config.pools, PoolPolicy::PromoteAfter(bytes) if conn.received > bytes);
         self.mark_dirty(index);
         if let Disposition::Dropped(reason) = disposition {
@@ -122,7 +175,7 @@ impl<P: Port> Core<P> {
     }
 
     /// A segment of no connection of this shard.
-    fn on_stray_segment(&mut self, decoded: &Decoded, frame: &Frame) {
+    fn on_stray_segment(&mut self, decoded: &Decoded, frame: Frame) {
         let tuple = decoded.tuple;
         if self.config.shards > 1
             && let Some(owner) = self.directory.owner(&tuple)
@@ -140,10 +193,19 @@ impl<P: Port> Core<P> {
         self.on_listener_segment(decoded);
     }
 
-    pub(crate) fn hand_over(&mut self, owner: u32, frame: &Frame) {
-        if self.directory.hand_over(owner, frame.bytes()) {
+    /// Lends the frame to the shard that owns its flow, if that shard keeps up and enough frames are left here.
+    pub(crate) fn hand_over(&mut self, owner: u32, frame: Frame) {
+        if !self.may_hold_frames() {
+            return self.count_drop(DropReason::HandOverFull);
+        }
+        let handed = Handed {
+            from: self.config.index,
+            desc: frame.lend(),
+        };
+        if self.directory.hand_over(owner, handed) {
             self.counters.handed_over += 1;
         } else {
+            drop(self.port.umem().take_back(handed.desc));
             self.count_drop(DropReason::HandOverFull);
         }
     }
@@ -200,6 +262,7 @@ impl<P: Port> Core<P> {
             link: None,
             origin,
             pool: None,
+            moving: false,
             receive_buffer,
             received: 0,
             dirty: false,
@@ -230,47 +293,6 @@ impl<P: Port> Core<P> {
         }
         if self.config.pools == PoolPolicy::Dedicated {
             self.promote(index, false);
-        }
-    }
-
-    /// Gives the flow an RX ring of its own, if one is free. `has_history`: packets of it may still
-    /// lie in the primary's ring.
-    fn promote(&mut self, index: u32, has_history: bool) {
-        let Some(conn) = self.conns.by_index(index) else {
-            return;
-        };
-        // One attempt: a flow that found no ring free does not ask again with every segment.
-        conn.received = 0;
-        let Some((ring, generation)) = self.pools.take() else {
-            return;
-        };
-        match self
-            .env
-            .steering
-            .insert_flow(conn.tcp.tuple(), ring.into(), generation)
-        {
-            Ok(()) => {
-                conn.pool = Some(ring);
-                self.counters.promoted += 1;
-                if has_history {
-                    self.pools.hold(ring, self.now);
-                }
-            }
-            Err(cause) => {
-                tracing::debug!(%cause, "a flow keeps the shared ring");
-                self.pools.release(ring);
-                self.counters.promotions_failed += 1;
-            }
-        }
-    }
-
-    /// Takes the flow's ring away: all that is left of it is the minute in TIME-WAIT, and rings are few.
-    pub(crate) fn demote(&mut self, index: u32) {
-        if let Some(conn) = self.conns.by_index(index)
-            && let Some(ring) = conn.pool.take()
-        {
-            self.env.steering.remove_flow(conn.tcp.tuple());
-            self.pools.release(ring);
         }
     }
 
@@ -319,13 +341,7 @@ impl<P: Port> Core<P> {
     pub(crate) fn update_pressure(&mut self) -> bool {
         let held = self.held_frames();
         let cap = self.config.lease_cap as usize;
-        let pressure = if held * 4 > cap * 3 {
-            Pressure::High
-        } else if held * 2 > cap {
-            Pressure::Half
-        } else {
-            Pressure::None
-        };
+        let pressure = Pressure::of(held, cap);
         std::mem::replace(&mut self.pressure, pressure) != pressure
     }
 }

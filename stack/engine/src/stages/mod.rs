@@ -4,8 +4,9 @@
 mod deliver;
 pub(crate) mod egress;
 mod icmp;
-mod ingress;
+pub(crate) mod ingress;
 mod kick;
+mod pools;
 mod reclaim;
 mod refill;
 mod timers;
