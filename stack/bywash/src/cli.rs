@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bywash::{EngineConfig, IdlePolicy, PoolPolicy};
+use bywash_engine::config::{Discard, PoolLimits};
 use bywash_engine::engine::{OnDeath, XdpMode};
 use bywash_engine::xsk::{BindMode, PoolClass};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
@@ -69,6 +70,19 @@ pub(crate) struct DeviceArgs {
     /// Which flows get one: shared (none), dedicated, or promote-after=BYTES
     #[arg(long, value_name = "POLICY", value_parser = pool_policy, help_heading = "Device")]
     pool_policy: Option<PoolPolicy>,
+    /// Received frames that one such ring's flow may hold: unread, out of order, or lent
+    #[arg(long, value_name = "FRAMES", help_heading = "Device")]
+    pool_credit: Option<u32>,
+    /// Packets per second by one such ring, after a ring's worth at once
+    #[arg(long, value_name = "PACKETS", help_heading = "Device",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pool_rate: Option<u32>,
+    /// What becomes of packets beyond credit or rate
+    #[arg(long, value_enum, default_value_t = DiscardArg::Window, help_heading = "Device")]
+    pool_discard: DiscardArg,
+    /// A flow that has received nothing for this long gives its ring to another that wants one
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "1", help_heading = "Device")]
+    pool_idle: Duration,
     /// When there is nothing to do: spin, sleep, or spin-then-sleep=MICROSECONDS
     #[arg(long, value_name = "POLICY", value_parser = idle_policy, help_heading = "Device")]
     idle: Option<IdlePolicy>,
@@ -100,6 +114,16 @@ enum OnDeathArg {
     Keep,
     /// The kernel, which resets the peers
     Detach,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DiscardArg {
+    /// The packet is dropped
+    Packet,
+    /// Its payload is dropped, its acknowledgment counts
+    Data,
+    /// The window closes, and beyond the rate packets wait: a sender that keeps to its window loses nothing
+    Window,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -147,6 +171,16 @@ impl DeviceArgs {
         if let Some(policy) = self.pool_policy {
             config.shard.pools = policy;
         }
+        config.shard.pool_limits = PoolLimits {
+            credit: self.pool_credit,
+            rate: self.pool_rate,
+            discard: match self.pool_discard {
+                DiscardArg::Packet => Discard::Packet,
+                DiscardArg::Data => Discard::Data,
+                DiscardArg::Window => Discard::Window,
+            },
+            idle_after: self.pool_idle,
+        };
         if let Some(idle) = self.idle {
             config.shard.idle = idle;
         }
@@ -356,6 +390,9 @@ pub(crate) struct SsArgs {
     /// One JSON array of engine reports
     #[arg(long)]
     pub(crate) json: bool,
+    /// The rings of single flows too: who has them, what they bring and hold
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) pools: bool,
 }
 
 /// `bywash doctor`

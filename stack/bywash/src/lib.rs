@@ -43,7 +43,7 @@ mod listener;
 mod stack;
 mod stream;
 
-pub use bywash_engine::config::{IdlePolicy, PoolPolicy, ShardConfig};
+pub use bywash_engine::config::{Discard, IdlePolicy, PoolLimits, PoolPolicy, ShardConfig};
 pub use bywash_engine::context::{ConnOptions, Context};
 pub use bywash_engine::engine::{Engine, EngineConfig, EngineError, OnDeath, StartError};
 pub use bywash_engine::memory::MemoryPair;
@@ -52,7 +52,7 @@ pub use bywash_engine::service::{
     ConnError, ConnId, ConnectError, Event, ListenError, ListenerId, Recv, Service,
 };
 pub use bywash_engine::tcp::CloseReason;
-pub use bywash_engine::xsk::{Frame, Port};
+pub use bywash_engine::xsk::{Frame, PoolClass, Port};
 pub use listener::TcpListener;
 pub use stack::Stack;
 pub use stream::TcpStream;

@@ -17,8 +17,8 @@ use bywash_wire::ChecksumPolicy;
 pub use bywash_xdp::Mode as XdpMode;
 pub use bywash_xdp::Settings as XdpSettings;
 pub use bywash_xdp::pin::{Scope as PinScope, scope as pin_scope};
-use bywash_xdp::{AttachConfig, Demux};
-use bywash_xsk::{Mode, PoolClass, RingSizes, UmemConfig, XskConfig, XskPort};
+use bywash_xdp::{AttachConfig, Demux, SLOTS_PER_QUEUE};
+use bywash_xsk::{Marks, Mode, PoolClass, RingSizes, UmemConfig, XskConfig, XskPort};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 mod config;
@@ -33,6 +33,8 @@ use crate::config::{PoolPolicy, ShardConfig};
 use crate::control;
 use crate::directory::Directory;
 use crate::host::{ControlServer, Device, EngineLock, Host, HostEvent};
+use crate::pools::FIRST_POOL;
+use crate::pools::scan::SCAN_ALL_UP_TO;
 use crate::random::SystemRandom;
 use crate::service::Service;
 use crate::shard::{Environment, Shard};
@@ -326,13 +328,21 @@ impl ShardSeed {
     fn open(&self) -> Result<XskPort, StartError> {
         crate::host::cores::pin(self.core)?;
         let queue = self.xsk.queue;
-        let port = XskPort::open(&self.xsk).map_err(|error| StartError::Xsk {
+        let failed = |error| StartError::Xsk {
             device: self.xsk.interface.clone(),
             queue,
             error,
-        })?;
+        };
+        let mut port = XskPort::open(&self.xsk).map_err(failed)?;
         for (ring, fd) in port.sockets() {
             self.demux.set_socket(queue, ring as u32, fd)?;
+        }
+        if marks_rings(&self.xsk.pools) {
+            let marks = self.demux.dirty_slots();
+            let slots = SLOTS_PER_QUEUE as usize;
+            let first = queue as usize * slots;
+            let marks = Marks::map(marks.fd, marks.len, first..first + slots).map_err(failed)?;
+            port.set_marks(marks);
         }
         Ok(port)
     }
@@ -364,6 +374,12 @@ fn check(config: &EngineConfig, device: &Device) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Whether there are so many rings that XDP marks those it sends packets to.
+fn marks_rings(pools: &[PoolClass]) -> bool {
+    let pools: u32 = pools.iter().map(|class| class.pools).sum();
+    FIRST_POOL + pools as usize > SCAN_ALL_UP_TO
+}
+
 fn attach(config: &EngineConfig, device: &Device) -> Result<Demux, StartError> {
     let demux = Demux::attach(&AttachConfig {
         interface: device.name.clone(),
@@ -371,7 +387,9 @@ fn attach(config: &EngineConfig, device: &Device) -> Result<Demux, StartError> {
         pin_dir: bywash_xdp::pin::directory(&device.key()),
         queues: config.shards,
         mode: config.xdp,
-        settings: config.xdp_settings,
+        settings: XdpSettings {
+            dirty_slots: config.xdp_settings.dirty_slots || marks_rings(&config.pools),
+        },
     })?;
     for address in &device.addresses {
         demux.add_address(*address)?;

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &SsArgs) -> Result<(), Failure> {
         writeln!(out, "no engine runs on this host")?;
     } else {
         for report in &reports {
-            engine(&mut out, report)?;
+            engine(&mut out, report, args.pools)?;
         }
     }
     out.flush()?;
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &SsArgs) -> Result<(), Failure> {
     }
 }
 
-fn engine(out: &mut impl Write, report: &EngineReport) -> io::Result<()> {
+fn engine(out: &mut impl Write, report: &EngineReport, with_pools: bool) -> io::Result<()> {
     let addresses: Vec<String> = report.addresses.iter().map(ToString::to_string).collect();
     writeln!(
         out,
@@ -60,6 +60,9 @@ fn engine(out: &mut impl Write, report: &EngineReport) -> io::Result<()> {
     counters(out, "  demux", report.xdp.iter())?;
     for one in &report.shards {
         shard(out, one)?;
+        if with_pools {
+            pools(out, one)?;
+        }
     }
     Ok(())
 }
@@ -133,6 +136,46 @@ pub(crate) fn shard(out: &mut impl Write, shard: &ShardReport) -> io::Result<()>
     }
     for conn in &shard.connections {
         connection(out, conn)?;
+    }
+    Ok(())
+}
+
+/// The rings of single flows, but those that have never had one.
+fn pools(out: &mut impl Write, shard: &ShardReport) -> io::Result<()> {
+    writeln!(
+        out,
+        "    {:>4} {:>5} {:<28} {:<28} {:>6} {:>10} {:>6} {:>6} {:>9} {:>8} {:>8} {:>9}",
+        "POOL",
+        "SIZE",
+        "LOCAL",
+        "PEER",
+        "OWNERS",
+        "FRAMES",
+        "HELD",
+        "CREDIT",
+        "BY-CREDIT",
+        "BY-RATE",
+        "FULL",
+        "IDLE",
+    )?;
+    for pool in shard.pools.iter().filter(|pool| pool.owners > 0) {
+        let end = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        writeln!(
+            out,
+            "    {:>4} {:>5} {:<28} {:<28} {:>6} {:>10} {:>6} {:>6} {:>9} {:>8} {:>8} {:>6} ms",
+            pool.ring,
+            pool.size,
+            end(pool.flow.map(|(local, _)| local.to_string())),
+            end(pool.flow.map(|(_, peer)| peer.to_string())),
+            pool.owners,
+            pool.frames,
+            pool.held,
+            pool.credit,
+            pool.beyond_credit,
+            pool.beyond_rate,
+            pool.ring_full,
+            pool.idle_us / 1000,
+        )?;
     }
     Ok(())
 }
