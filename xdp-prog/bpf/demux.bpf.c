@@ -2,16 +2,18 @@
 /*
  * The demultiplexer: for each packet that arrives, is it ours, and if so, into which ring?
  *
- *   Ethernet ─> [VLAN tag] ─> IPv4 / IPv6 ─> TCP ports ─> port ours? ─> address ours? ─> TCP sound? ─> flow ─> listener ─> port
- *       │             │            │                        │               │               │          │         │         │
- *       └─────────────┴────────────┴──────── PASS ──────────┴───────────────┘             DROP         └─ REDIRECT to a slot ─┘
+ *   Ethernet ─> [tags] ─> IPv4 / IPv6 ─> TCP ports ─> port ours? ─> address ours? ─> TCP sound? ─> flow ─> listener ─> port
+ *       │         │            │   │                      │               │               │         │         │         │
+ *       └─────────┴────────────┴───│───── PASS ───────────┴───────────────┘             DROP        └─ REDIRECT to a slot ─┘
+ *                                  └─> ICMP error ─> quotes a segment of ours? ─────────────────────────────────┘
  *
- * Three rules:
+ * Four rules:
  *  1. What is not TCP to an address *and* a port of ours is the kernel's: PASS, untouched. That includes everything that is
  *     malformed before its port can be known.
  *  2. What is ours never reaches the kernel, which knows nothing of our connections and would reset them: it is redirected or
  *     dropped, also while no engine lives. A slot without a socket drops.
  *  3. Every packet is counted once, under the reason for its verdict.
+ *  4. What strangers send costs no more than the configured rates: SYNs, and what else a limit of abi.h names.
  *
  * A slot is an index into the XSKMAP: queue * BYWASH_SLOTS_PER_QUEUE + ring. The kernel delivers only to sockets that are bound to the
  * queue on which the packet came, so a flow whose packets come on another queue than its socket's is handed to the primary socket
@@ -23,89 +25,9 @@
  * Not seen here: a VLAN tag that the NIC took out of the packet (`ethtool -K DEV rxvlan off` leaves it in), checksums, and
  * anything about connections. The engine checks what it gets once more.
  */
-#include "abi.h"
-
-#define MAX_EXTENSIONS 6 /* RFC 8200, section 4.1: each kind once, destination options twice */
-
-/* Promoted and dedicated flows. Preallocated: no allocation here, and never evicted, as an LRU would. The loader sets the size. */
-struct {
-	NUMBER(type, BPF_MAP_TYPE_HASH);
-	NUMBER(max_entries, 16384);
-	TYPE(key, struct bywash_flow_key);
-	TYPE(value, struct bywash_flow);
-} flows MAP;
-
-/* Bits by port. An array, as every foreign TCP packet is looked up here: 512 KiB, of which only ports in use are ever touched. */
-struct {
-	NUMBER(type, BPF_MAP_TYPE_ARRAY);
-	NUMBER(max_entries, 65536);
-	TYPE(key, __u32);
-	TYPE(value, __u32);
-} ports MAP;
-
-/* Our local addresses. Without them a host that forwards would lose transit traffic to a port number that we listen to. */
-struct {
-	NUMBER(type, BPF_MAP_TYPE_HASH);
-	NUMBER(max_entries, 4096);
-	TYPE(key, struct bywash_address);
-	TYPE(value, __u32);
-} addresses MAP;
-
-struct {
-	NUMBER(type, BPF_MAP_TYPE_ARRAY);
-	NUMBER(max_entries, 1);
-	TYPE(key, __u32);
-	TYPE(value, struct bywash_config);
-} config MAP;
-
-/* 1 for a VLAN whose frames are ours. */
-struct {
-	NUMBER(type, BPF_MAP_TYPE_ARRAY);
-	NUMBER(max_entries, 4096);
-	TYPE(key, __u32);
-	TYPE(value, __u32);
-} vlans MAP;
-
-/* Sockets by slot. The loader sets the size. A socket that closes leaves by itself. */
-struct {
-	NUMBER(type, BPF_MAP_TYPE_XSKMAP);
-	NUMBER(max_entries, BYWASH_SLOTS_PER_QUEUE);
-	TYPE(key, __u32);
-	TYPE(value, __u32);
-} xsks MAP;
-
-/* Which flow pools to look into, by queue. The loader sets the size. */
-struct {
-	NUMBER(type, BPF_MAP_TYPE_ARRAY);
-	NUMBER(max_entries, 1);
-	NUMBER(map_flags, BPF_F_MMAPABLE);
-	TYPE(key, __u32);
-	TYPE(value, struct bywash_dirty);
-} dirty MAP;
-
-/* Packets by verdict. */
-struct {
-	NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	NUMBER(max_entries, BYWASH_COUNTERS);
-	TYPE(key, __u32);
-	TYPE(value, __u64);
-} counters MAP;
-
-/* The packet's bytes. A pointer into it may be used up to `end`, and the verifier must see each comparison. */
-struct frame {
-	void *data;
-	void *end;
-};
-
-/* What IP says about the TCP segment. */
-struct segment {
-	__u32 offset; /* of the TCP header in the frame */
-	__u32 length; /* of header and payload; not beyond the frame's end */
-	__u32 first_fragment;
-};
-
-/* Result of a step that has found no verdict yet; else a step gives the counter of its verdict. */
-#define GO_ON (-1)
+#include "maps.h"
+#include "parse.h"
+#include "limit.h"
 
 INLINE void count(__u32 counter)
 {
@@ -120,141 +42,6 @@ INLINE int finish(int counter)
 {
 	count(counter);
 	return counter < REDIRECT_FLOW ? XDP_PASS : XDP_DROP;
-}
-
-/* IPv4-mapped IPv6, RFC 4291, section 2.5.5.2. */
-INLINE struct bywash_address mapped(__be32 ipv4)
-{
-	return (struct bywash_address){ { 0, 0, be32(0xffff), ipv4 } };
-}
-
-INLINE int is_mapped(const __be32 *words)
-{
-	return words[0] == 0 && words[1] == 0 && words[2] == be32(0xffff);
-}
-
-/* Ethernet and at most one tag. Leaves the type of what follows, and where it starts. */
-INLINE int parse_ethernet(const struct frame *frame, __u32 *offset, __u16 *type, __u16 *vlan)
-{
-	struct ethernet *ethernet = frame->data;
-	struct vlan_tag *tag = (void *)(ethernet + 1);
-	__u32 *ours, id;
-
-	if ((void *)(ethernet + 1) > frame->end)
-		return PASS_NOT_IP;
-	if (ethernet->destination[0] & 1)
-		return PASS_GROUP_MAC; /* RFC 1122, section 4.2.3.10: never TCP */
-	*type = be16(ethernet->type);
-	*offset = sizeof(*ethernet);
-	*vlan = 0;
-	if (*type == ETHERTYPE_SERVICE_TAG)
-		return PASS_VLAN_STACKED;
-	if (*type != ETHERTYPE_CUSTOMER_TAG)
-		return GO_ON;
-
-	if ((void *)(tag + 1) > frame->end)
-		return PASS_NOT_IP;
-	*type = be16(tag->type);
-	*offset += sizeof(*tag);
-	if (*type == ETHERTYPE_CUSTOMER_TAG || *type == ETHERTYPE_SERVICE_TAG)
-		return PASS_VLAN_STACKED;
-	id = be16(tag->control) & VLAN_ID;
-	if (id == 0)
-		return GO_ON; /* a priority tag names no VLAN (IEEE 802.1Q, 6.9.1): as if untagged */
-	ours = bpf_map_lookup_elem(&vlans, &id);
-	if (!ours || !*ours)
-		return PASS_VLAN_FOREIGN;
-	*vlan = id;
-	return GO_ON;
-}
-
-INLINE int parse_ipv4(const struct frame *frame, __u32 offset, struct bywash_flow_key *key, struct segment *segment)
-{
-	struct ipv4 *ip = frame->data + offset;
-	__u32 header_length, total_length, fragment;
-
-	if ((void *)(ip + 1) > frame->end)
-		return PASS_MALFORMED_IP;
-	header_length = (ip->version_ihl & 0xf) * 4; /* with options, which are skipped */
-	total_length = be16(ip->total_length);
-	if (ip->version_ihl >> 4 != 4 || header_length < sizeof(*ip) || total_length < header_length)
-		return PASS_MALFORMED_IP;
-	/* The frame may be longer, by Ethernet's padding. */
-	if (total_length > (__u32)(frame->end - frame->data) - offset)
-		return PASS_MALFORMED_IP;
-	if (ip->protocol != PROTOCOL_TCP)
-		return PASS_NOT_TCP;
-	fragment = be16(ip->fragment);
-	if (fragment & FRAGMENT_OFFSET)
-		return PASS_FRAGMENT;
-
-	key->local = mapped(ip->destination);
-	key->remote = mapped(ip->source);
-	segment->offset = offset + header_length;
-	segment->length = total_length - header_length;
-	segment->first_fragment = fragment & FRAGMENT_MORE;
-	return GO_ON;
-}
-
-/* Walks the extension headers (RFC 8200, section 4) between the IPv6 header and TCP. */
-INLINE int walk_extensions(const struct frame *frame, __u8 next, struct segment *segment)
-{
-	struct ipv6_extension *extension;
-	__u32 length;
-
-#pragma unroll
-	for (int i = 0; i <= MAX_EXTENSIONS; i++) {
-		if (next == PROTOCOL_TCP)
-			return GO_ON;
-		if (next != PROTOCOL_HOP_BY_HOP && next != PROTOCOL_ROUTING && next != PROTOCOL_DESTINATION_OPTIONS &&
-		    next != PROTOCOL_FRAGMENT)
-			return PASS_NOT_TCP;
-		if (i == MAX_EXTENSIONS)
-			break;
-
-		extension = frame->data + segment->offset;
-		if (segment->length < sizeof(*extension) || (void *)(extension + 1) > frame->end)
-			return PASS_MALFORMED_IP;
-		length = sizeof(*extension);
-		if (next == PROTOCOL_FRAGMENT) {
-			if (be16(extension->fragment) & FRAGMENT_OFFSET_V6)
-				return PASS_FRAGMENT;
-			/* Also the "atomic" fragment of RFC 6946, which no TCP sends: the stack has no use for it. */
-			segment->first_fragment = 1;
-		} else {
-			length += extension->length * 8;
-			if (segment->length < length)
-				return PASS_MALFORMED_IP;
-			if (next == PROTOCOL_ROUTING && extension->segments_left)
-				return PASS_EXTENSIONS; /* we are a router on the way: the kernel's work */
-		}
-		next = extension->next_header;
-		segment->offset += length;
-		segment->length -= length;
-	}
-	return PASS_EXTENSIONS;
-}
-
-INLINE int parse_ipv6(const struct frame *frame, __u32 offset, struct bywash_flow_key *key, struct segment *segment)
-{
-	struct ipv6 *ip = frame->data + offset;
-
-	if ((void *)(ip + 1) > frame->end)
-		return PASS_MALFORMED_IP;
-	if (ip->version >> 4 != 6)
-		return PASS_MALFORMED_IP;
-	/* Mapped addresses do not belong on a wire, and would name an IPv4 flow here. */
-	if (is_mapped(ip->source) || is_mapped(ip->destination))
-		return PASS_MALFORMED_IP;
-	segment->offset = offset + sizeof(*ip);
-	segment->length = be16(ip->payload_length);
-	if (segment->length > (__u32)(frame->end - frame->data) - segment->offset)
-		return PASS_MALFORMED_IP;
-	__builtin_memcpy(&key->local, ip->destination, sizeof(key->local));
-	__builtin_memcpy(&key->remote, ip->source, sizeof(key->remote));
-	if (likely(ip->next_header == PROTOCOL_TCP))
-		return GO_ON;
-	return walk_extensions(frame, ip->next_header, segment);
 }
 
 /* Redirects, or drops if the slot is empty: that is what bpf_redirect_map's flags say. */
@@ -283,11 +70,51 @@ INLINE void mark_dirty(__u32 queue, __u32 slot)
 		*ring = 1;
 }
 
-/* A sound segment to an address and port of ours. `port` are the port's bits, 0 in the range for active opens. */
+INLINE int vlan_is_ours(__u32 tags)
+{
+	__u32 service = tags >> 12 & VLAN_ID, customer = tags & VLAN_ID;
+	__u32 outer = service ? service : customer;
+	__u32 *bits = bpf_map_lookup_elem(&vlans, &outer);
+
+	if (!bits)
+		return 0;
+	if (!service)
+		return *bits & BYWASH_VLAN_CUSTOMER;
+	if (!customer)
+		return *bits & BYWASH_VLAN_SERVICE;
+	return (*bits & BYWASH_VLAN_STACKED) && bpf_map_lookup_elem(&vlan_pairs, &tags);
+}
+
+/* Whether a port is ours. `bits` are the port's, 0 in the range for active opens. */
+INLINE int port_is_ours(const struct bywash_config *settings, __u32 port, __u32 *bits)
+{
+	__u32 *found = bpf_map_lookup_elem(&ports, &port);
+
+	if (!found || port == 0)
+		return 0;
+	*bits = *found;
+	return *bits || (port >= settings->local_port_first && port <= settings->local_port_last);
+}
+
+/*
+ * BYWASH_STRICT: a segment of no flow in the table. A listener that answers by SYN cookies knows no flow before the handshake's
+ * last segment, so what could be that one passes at a limited rate. SYNs have their own limits.
+ */
+INLINE int judge_stranger(const struct bywash_config *settings, __u32 port, __u8 flags)
+{
+	if ((flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return GO_ON;
+	if (!(port & BYWASH_PORT_TCP_LISTEN) || (flags & (TCP_SYN | TCP_RST | TCP_FIN | TCP_ACK)) != TCP_ACK)
+		return DROP_NO_FLOW;
+	return is_over(settings, BYWASH_LIMIT_ACK, bpf_ktime_get_coarse_ns()) ? DROP_ACK_LIMIT : GO_ON;
+}
+
+/* A sound segment to an address and port of ours. */
 INLINE int steer(const struct bywash_config *settings, __u32 queue, const struct bywash_flow_key *key, __u32 port, __u8 flags)
 {
 	__u32 first_slot = queue * BYWASH_SLOTS_PER_QUEUE;
 	struct bywash_flow *flow;
+	int verdict;
 
 	if (queue >= settings->queues)
 		return finish(DROP_NO_SHARD);
@@ -300,44 +127,58 @@ INLINE int steer(const struct bywash_config *settings, __u32 queue, const struct
 		}
 		return redirect(first_slot + BYWASH_RING_PRIMARY, REDIRECT_OTHER_QUEUE);
 	}
-	if ((port & BYWASH_PORT_TCP_LISTEN) && (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+	if ((port & BYWASH_PORT_TCP_LISTEN) && (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
+		verdict = limit_syn(settings, &key->remote);
+		if (verdict != GO_ON)
+			return finish(verdict);
 		return redirect(first_slot + BYWASH_RING_CONTROL, REDIRECT_SYN);
+	}
+	if (settings->flags & BYWASH_STRICT) {
+		verdict = judge_stranger(settings, port, flags);
+		if (verdict != GO_ON)
+			return finish(verdict);
+	}
 	return redirect(first_slot + BYWASH_RING_PRIMARY, port ? REDIRECT_PORT : REDIRECT_LOCAL_RANGE);
 }
 
-/* Everything behind the IP header, which has been found sound. */
-INLINE int demux_tcp(struct xdp_md *context, const struct frame *frame, struct bywash_flow_key *key, const struct segment *segment)
+/* A TCP segment whose IP header has been found sound. */
+INLINE int demux_tcp(const struct bywash_config *settings, __u32 queue, const struct frame *frame, struct bywash_flow_key *key,
+		     const struct segment *segment, __u32 tags)
 {
-	struct tcp *tcp = frame->data + segment->offset;
-	struct bywash_config *settings;
-	__u32 zero = 0, port, *bits, ours;
+	struct tcp *tcp = parse_ports(frame, segment);
+	__u32 port;
+	int verdict;
 
-	if (segment->length < sizeof(tcp->ports) || (void *)(&tcp->ports + 1) > frame->end)
+	if (!tcp)
 		return finish(PASS_MALFORMED_IP);
-	port = be16(tcp->ports.destination);
-	bits = bpf_map_lookup_elem(&ports, &port);
-	settings = bpf_map_lookup_elem(&config, &zero);
-	if (!bits || !settings || port == 0)
-		return finish(PASS_NOT_OUR_PORT);
-	ours = *bits;
-	if (!ours && (port < settings->local_port_first || port > settings->local_port_last))
+	if (!port_is_ours(settings, be16(tcp->ports.destination), &port))
 		return finish(PASS_NOT_OUR_PORT);
 	if (!bpf_map_lookup_elem(&addresses, &key->local))
 		return finish(PASS_NOT_OUR_ADDRESS);
 
 	/* Ours: from here on the kernel must not see it. */
-	if (unlikely(segment->first_fragment))
-		return finish(DROP_FIRST_FRAGMENT);
-	if (segment->length < sizeof(*tcp) || (void *)(tcp + 1) > frame->end)
-		return finish(DROP_TCP_TRUNCATED);
-	if (tcp->data_offset >> 4 < 5 || (tcp->data_offset >> 4) * 4 > segment->length)
-		return finish(DROP_TCP_DATA_OFFSET);
-	if (tcp->ports.source == 0)
-		return finish(DROP_TCP_PORT_ZERO);
-	key->local_port = tcp->ports.destination;
-	key->remote_port = tcp->ports.source;
-	key->protocol = PROTOCOL_TCP;
-	return steer(settings, context->rx_queue_index, key, ours, tcp->flags);
+	verdict = check_tcp(frame, segment, tcp);
+	if (verdict != GO_ON)
+		return finish(verdict);
+	name_flow(key, tcp, tags);
+	return steer(settings, queue, key, port, tcp->flags);
+}
+
+/* ICMP. An error about a segment from a port of ours is for the engine (path MTU, unreachable peers); the rest is the kernel's. */
+INLINE int demux_icmp(const struct bywash_config *settings, __u32 queue, const struct frame *frame, struct bywash_flow_key *key,
+		      const struct segment *segment)
+{
+	struct tcp_ports *quoted = parse_icmp(frame, segment, &key->local);
+	__u32 port;
+
+	if (!quoted || !port_is_ours(settings, be16(quoted->source), &port) || !bpf_map_lookup_elem(&addresses, &key->local))
+		return finish(PASS_NOT_TCP);
+	if (queue >= settings->queues)
+		return finish(DROP_NO_SHARD);
+	if (is_over(settings, BYWASH_LIMIT_ICMP, bpf_ktime_get_coarse_ns()))
+		return finish(DROP_ICMP_LIMIT);
+	/* The flow's own shard, if that is another, is the arriving queue's to find, as for segments. */
+	return redirect(queue * BYWASH_SLOTS_PER_QUEUE + BYWASH_RING_PRIMARY, REDIRECT_ICMP);
 }
 
 /*
@@ -350,22 +191,65 @@ int demux(struct xdp_md *context)
 	struct frame frame = { (void *)(long)context->data, (void *)(long)context->data_end };
 	struct bywash_flow_key key = {};
 	struct segment segment = {};
-	__u32 offset;
+	struct bywash_config *settings;
+	__u32 offset, tags, zero = 0;
 	__u16 type;
 	int verdict;
 
-	verdict = parse_ethernet(&frame, &offset, &type, &key.vlan);
+	verdict = parse_ethernet(&frame, &offset, &type, &tags);
 	if (verdict != GO_ON)
 		return finish(verdict);
-	if (type == ETHERTYPE_IPV4)
-		verdict = parse_ipv4(&frame, offset, &key, &segment);
-	else if (type == ETHERTYPE_IPV6)
-		verdict = parse_ipv6(&frame, offset, &key, &segment);
-	else
-		verdict = PASS_NOT_IP;
+	if (unlikely(tags) && !vlan_is_ours(tags))
+		return finish(PASS_VLAN_FOREIGN);
+	verdict = parse_ip(&frame, offset, type, &key, &segment);
 	if (verdict != GO_ON)
 		return finish(verdict);
-	return demux_tcp(context, &frame, &key, &segment);
+	settings = bpf_map_lookup_elem(&config, &zero);
+	if (!settings)
+		return finish(PASS_NOT_OUR_PORT); /* never: an array has all of its entries */
+	if (unlikely(segment.protocol != PROTOCOL_TCP))
+		return demux_icmp(settings, context->rx_queue_index, &frame, &key, &segment);
+	return demux_tcp(settings, context->rx_queue_index, &frame, &key, &segment, tags);
+}
+
+/*
+ * For tests only, never attached: what `demux` would go by, put in front of the packet, so that a test can compare it with the
+ * engine's own parser. Ports, addresses, VLANs and queues do not matter here.
+ */
+SECTION("xdp")
+int parse(struct xdp_md *context)
+{
+	struct frame frame = { (void *)(long)context->data, (void *)(long)context->data_end };
+	struct bywash_parsed parsed = {}, *out;
+	struct segment segment = {};
+	struct tcp *tcp;
+	__u32 offset, tags;
+	__u16 type;
+	int verdict;
+
+	verdict = parse_ethernet(&frame, &offset, &type, &tags);
+	if (verdict == GO_ON)
+		verdict = parse_ip(&frame, offset, type, &parsed.key, &segment);
+	if (verdict == GO_ON && segment.protocol != PROTOCOL_TCP)
+		verdict = PASS_NOT_TCP;
+	if (verdict == GO_ON) {
+		tcp = parse_ports(&frame, &segment);
+		verdict = tcp ? check_tcp(&frame, &segment, tcp) : PASS_MALFORMED_IP;
+		if (tcp && verdict == GO_ON) {
+			name_flow(&parsed.key, tcp, tags);
+			verdict = tcp->ports.destination ? BYWASH_PARSED : PASS_NOT_OUR_PORT;
+		}
+	}
+	parsed.verdict = verdict;
+	parsed.offset = segment.offset;
+	parsed.length = segment.length;
+	if (bpf_xdp_adjust_head(context, -(int)sizeof(parsed)))
+		return XDP_DROP;
+	out = (void *)(long)context->data;
+	if ((void *)(out + 1) > (void *)(long)context->data_end)
+		return XDP_DROP;
+	*out = parsed;
+	return XDP_PASS;
 }
 
 /* The helpers used here do not ask for the GPL. */

@@ -45,8 +45,10 @@ struct xdp_md {
 #define BPF_MAP_TYPE_HASH 1
 #define BPF_MAP_TYPE_ARRAY 2
 #define BPF_MAP_TYPE_PERCPU_ARRAY 6
+#define BPF_MAP_TYPE_LRU_PERCPU_HASH 10
 #define BPF_MAP_TYPE_XSKMAP 17
 
+#define BPF_ANY 0
 #define BPF_F_MMAPABLE 1024 /* Linux 5.5 */
 
 /* A map's attributes are read from the types of its members (BTF): the values of NUMBER lie in an array's length. */
@@ -55,6 +57,9 @@ struct xdp_md {
 #define MAP SECTION(".maps")
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
+static long (*const bpf_xdp_adjust_head)(struct xdp_md *context, int delta) = (void *)44;
+static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160; /* Linux 5.11 */
 static long (*const bpf_redirect_map)(void *map, __u64 index, __u64 flags) = (void *)51;
 
 /* Ethernet */
@@ -79,9 +84,11 @@ struct vlan_tag {
 /* IP */
 
 #define PROTOCOL_HOP_BY_HOP 0
+#define PROTOCOL_ICMP 1
 #define PROTOCOL_TCP 6
 #define PROTOCOL_ROUTING 43
 #define PROTOCOL_FRAGMENT 44
+#define PROTOCOL_ICMPV6 58
 #define PROTOCOL_DESTINATION_OPTIONS 60
 
 #define FRAGMENT_MORE 0x2000   /* IPv4: more fragments */
@@ -125,9 +132,26 @@ struct ipv6_extension {
 	__u32 rest;
 };
 
+/* ICMP: errors that quote the packet they are about. Redirects quote as well, but are about a route: the kernel's. */
+
+#define ICMP_UNREACHABLE 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER_PROBLEM 12
+#define ICMPV6_UNREACHABLE 1
+#define ICMPV6_PARAMETER_PROBLEM 4 /* 2 is packet too big, 3 is time exceeded */
+
+struct icmp {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__be32 rest; /* then the quoted packet, from its IP header on */
+};
+
 /* TCP */
 
+#define TCP_FIN 0x01
 #define TCP_SYN 0x02
+#define TCP_RST 0x04
 #define TCP_ACK 0x10
 
 struct tcp_ports {
@@ -148,6 +172,6 @@ struct tcp {
 
 _Static_assert(sizeof(struct ethernet) == 14 && sizeof(struct vlan_tag) == 4, "wire layout");
 _Static_assert(sizeof(struct ipv4) == 20 && sizeof(struct ipv6) == 40 && sizeof(struct ipv6_extension) == 8, "wire layout");
-_Static_assert(sizeof(struct tcp) == 20, "wire layout");
+_Static_assert(sizeof(struct icmp) == 8 && sizeof(struct tcp) == 20, "wire layout");
 
 #endif

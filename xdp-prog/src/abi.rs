@@ -5,6 +5,8 @@
 use core::mem::{offset_of, size_of};
 use core::net::IpAddr;
 
+use crate::vlan::Vlan;
+
 /// Version of maps and structs. A program of another version is never driven by this loader.
 pub const ABI_VERSION: u32 = 2;
 
@@ -48,12 +50,9 @@ pub struct FlowKey {
     pub local_port: [u8; 2],
     /// The peer's port, network byte order.
     pub remote_port: [u8; 2],
-    /// VLAN identifier in host byte order; 0: untagged (or priority-tagged, which IEEE 802.1Q treats alike).
-    pub vlan: u16,
-    /// IP protocol number: 6.
-    pub protocol: u8,
-    /// Zero, as hash tables compare every byte.
-    pub padding: u8,
+    /// IP protocol number << 24 | [`Vlan::bits`], in host byte order; without tags, or with priority tags, which IEEE 802.1Q treats
+    /// alike, the bits are 0.
+    pub link: u32,
 }
 
 impl FlowKey {
@@ -63,7 +62,7 @@ impl FlowKey {
         local_port: u16,
         remote: IpAddr,
         remote_port: u16,
-        vlan: Option<u16>,
+        vlan: Option<Vlan>,
         protocol: u8,
     ) -> Self {
         Self {
@@ -71,9 +70,7 @@ impl FlowKey {
             remote: address_bytes(remote),
             local_port: local_port.to_be_bytes(),
             remote_port: remote_port.to_be_bytes(),
-            vlan: vlan.unwrap_or(0),
-            protocol,
-            padding: 0,
+            link: u32::from(protocol) << 24 | vlan.map_or(0, Vlan::bits),
         }
     }
 
@@ -84,8 +81,7 @@ impl FlowKey {
         bytes[16..32].copy_from_slice(&self.remote);
         bytes[32..34].copy_from_slice(&self.local_port);
         bytes[34..36].copy_from_slice(&self.remote_port);
-        bytes[36..38].copy_from_slice(&self.vlan.to_ne_bytes());
-        bytes[38] = self.protocol;
+        bytes[36..40].copy_from_slice(&self.link.to_ne_bytes());
         bytes
     }
 }
@@ -121,13 +117,36 @@ impl FlowValue {
 /// Bit in [`Config::flags`]: packets to flow pools set their slot's byte in the `dirty` map.
 pub const MARK_DIRTY: u32 = 1;
 
+/// Bit in [`Config::flags`]: segments of flows that are not in the table are dropped.
+pub const STRICT: u32 = 2;
+
+/// Bit in a `vlans` entry: a customer tag alone is ours.
+pub const VLAN_CUSTOMER: u32 = 1;
+/// Bit in a `vlans` entry: a service tag alone is ours.
+pub const VLAN_SERVICE: u32 = 2;
+/// Bit in a `vlans` entry: a service tag with some customer tag inside it is ours.
+pub const VLAN_STACKED: u32 = 4;
+
+/// How many limits a [`Config`] has: `syn_prefix`, `syn`, `ack`, `icmp` of [`Limits`](crate::Limits), in this order.
+pub const LIMITS: usize = 4;
+
+/// A rate as the program keeps it. All zero: no limit.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limit {
+    /// Nanoseconds between two packets that come evenly.
+    pub interval: u64,
+    /// How far ahead of that packets may come, nanoseconds.
+    pub burst: u64,
+}
+
 /// The single entry of the `config` map. All zero (as created): nothing is ours and every packet passes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// [`ABI_VERSION`] once the loader has filled the entry.
     pub abi_version: u32,
-    /// [`MARK_DIRTY`].
+    /// [`MARK_DIRTY`], [`STRICT`].
     pub flags: u32,
     /// Queues that have a shard: 0 up to `queues - 1`.
     pub queues: u32,
@@ -135,11 +154,16 @@ pub struct Config {
     pub local_port_first: u16,
     /// Last port of that range. First beyond last, or both zero: no range.
     pub local_port_last: u16,
+    /// What strangers may send.
+    pub limits: [Limit; LIMITS],
 }
 
 impl Config {
     /// Octets of the entry.
-    pub const LEN: usize = 16;
+    pub const LEN: usize = 80;
+
+    /// Where the limits start in it.
+    const LIMITS_AT: usize = 16;
 
     /// The entry's bytes.
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
@@ -149,6 +173,13 @@ impl Config {
         bytes[8..12].copy_from_slice(&self.queues.to_ne_bytes());
         bytes[12..14].copy_from_slice(&self.local_port_first.to_ne_bytes());
         bytes[14..16].copy_from_slice(&self.local_port_last.to_ne_bytes());
+        for (bytes, limit) in bytes[Self::LIMITS_AT..]
+            .chunks_exact_mut(16)
+            .zip(self.limits)
+        {
+            bytes[..8].copy_from_slice(&limit.interval.to_ne_bytes());
+            bytes[8..].copy_from_slice(&limit.burst.to_ne_bytes());
+        }
         bytes
     }
 
@@ -158,12 +189,21 @@ impl Config {
             u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
         let half = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        let long = |at: usize| {
+            let bytes = bytes[at..at + 8].try_into();
+            u64::from_ne_bytes(bytes.expect("8 octets"))
+        };
+        let limit = |index: usize| Limit {
+            interval: long(Self::LIMITS_AT + 16 * index),
+            burst: long(Self::LIMITS_AT + 16 * index + 8),
+        };
         Self {
             abi_version: word(0),
             flags: word(4),
             queues: word(8),
             local_port_first: half(12),
             local_port_last: half(14),
+            limits: core::array::from_fn(limit),
         }
     }
 }
@@ -181,8 +221,7 @@ const _: () = assert!(size_of::<FlowKey>() == 40);
 const _: () = assert!(offset_of!(FlowKey, remote) == 16);
 const _: () = assert!(offset_of!(FlowKey, local_port) == 32);
 const _: () = assert!(offset_of!(FlowKey, remote_port) == 34);
-const _: () = assert!(offset_of!(FlowKey, vlan) == 36);
-const _: () = assert!(offset_of!(FlowKey, protocol) == 38);
+const _: () = assert!(offset_of!(FlowKey, link) == 36);
 const _: () = assert!(size_of::<FlowValue>() == 12);
 const _: () = assert!(offset_of!(FlowValue, generation) == 4);
 const _: () = assert!(offset_of!(FlowValue, queue) == 8);
@@ -190,4 +229,5 @@ const _: () = assert!(size_of::<Config>() == Config::LEN);
 const _: () = assert!(offset_of!(Config, queues) == 8);
 const _: () = assert!(offset_of!(Config, local_port_first) == 12);
 const _: () = assert!(offset_of!(Config, local_port_last) == 14);
+const _: () = assert!(offset_of!(Config, limits) == Config::LIMITS_AT);
 const _: () = assert!(SLOTS_PER_QUEUE.is_power_of_two());

@@ -19,7 +19,7 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, XdpMode};
 use nix::libc;
 
-use crate::abi::{ABI_VERSION, Config, MARK_DIRTY, SLOTS_PER_QUEUE};
+use crate::abi::{ABI_VERSION, Config, SLOTS_PER_QUEUE};
 use crate::demux::{AttachConfig, AttachedMode, Mode};
 use crate::error::{AttachError, DetachError, errno};
 use crate::inherit::{Inherited, inherit};
@@ -152,17 +152,11 @@ pub(crate) fn attach(
 
 /// What the program goes by from its first packet on: shards, and no ports yet.
 pub(crate) fn initial(config: &AttachConfig) -> Config {
-    let flags = if config.settings.dirty_slots {
-        MARK_DIRTY
-    } else {
-        0
-    };
-    Config {
+    config.settings.apply(Config {
         abi_version: ABI_VERSION,
-        flags,
         queues: config.queues,
         ..Config::default()
-    }
+    })
 }
 
 fn check(config: &AttachConfig) -> Result<(), AttachError> {
@@ -177,6 +171,8 @@ fn check(config: &AttachConfig) -> Result<(), AttachError> {
             config.pin_dir.display(),
             pin::RUN_DIRECTORY
         )
+    } else if let Some(reason) = config.settings.refusal() {
+        reason
     } else {
         return Ok(());
     };

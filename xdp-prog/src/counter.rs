@@ -44,9 +44,9 @@ counters! {
     PassGroupMac = 1, Pass, "pass-group-mac";
     /// A VLAN tag that is not one of ours.
     PassVlanForeign = 2, Pass, "pass-vlan-foreign";
-    /// Two or more tags, or a service tag (IEEE 802.1ad): a flow has room for one C-tag.
+    /// Tags stacked otherwise than one customer tag inside one service tag (IEEE 802.1ad).
     PassVlanStacked = 3, Pass, "pass-vlan-stacked";
-    /// IP of another protocol: ICMP, UDP and so on.
+    /// IP of another protocol: UDP and so on, and ICMP but for errors that quote a segment of ours.
     PassNotTcp = 4, Pass, "pass-not-tcp";
     /// TCP, but the port is not ours.
     PassNotOurPort = 5, Pass, "pass-not-our-port";
@@ -68,18 +68,30 @@ counters! {
     RedirectPort = 13, Redirect, "redirect-port";
     /// To a port of the local range: to the primary.
     RedirectLocalRange = 14, Redirect, "redirect-local-range";
+    /// ICMP error that quotes a segment from an address and port of ours: to the primary.
+    RedirectIcmp = 15, Redirect, "redirect-icmp";
     /// Ours, but no socket is in the slot: the engine is starting, or dead.
-    DropEmptySlot = 15, Drop, "drop-empty-slot";
+    DropEmptySlot = 16, Drop, "drop-empty-slot";
     /// Ours, but arrived on a queue that has no shard.
-    DropNoShard = 16, Drop, "drop-no-shard";
+    DropNoShard = 17, Drop, "drop-no-shard";
     /// First fragment of a segment to a port of ours.
-    DropFirstFragment = 17, Drop, "drop-first-fragment";
+    DropFirstFragment = 18, Drop, "drop-first-fragment";
     /// To a port of ours, but shorter than a TCP header.
-    DropTcpTruncated = 18, Drop, "drop-tcp-truncated";
+    DropTcpTruncated = 19, Drop, "drop-tcp-truncated";
     /// Data offset below 5, or beyond the end of the packet.
-    DropTcpDataOffset = 19, Drop, "drop-tcp-data-offset";
+    DropTcpDataOffset = 20, Drop, "drop-tcp-data-offset";
     /// From port 0, which no connection can have (RFC 6335, section 6).
-    DropTcpPortZero = 20, Drop, "drop-tcp-port-zero";
+    DropTcpPortZero = 21, Drop, "drop-tcp-port-zero";
+    /// SYN to a listening port, of more than one network may send: [`Limits::syn_prefix`](crate::Limits::syn_prefix).
+    DropSynPrefixLimit = 22, Drop, "drop-syn-prefix-limit";
+    /// SYN to a listening port, of more than all networks together may send: [`Limits::syn`](crate::Limits::syn).
+    DropSynLimit = 23, Drop, "drop-syn-limit";
+    /// Segment of no flow in the table, where every flow of ours is: [`Settings::strict`](crate::Settings::strict).
+    DropNoFlow = 24, Drop, "drop-no-flow";
+    /// The same, and could have been the end of a handshake, but there were too many: [`Limits::ack`](crate::Limits::ack).
+    DropAckLimit = 25, Drop, "drop-ack-limit";
+    /// ICMP error that quotes a segment of ours, of too many: [`Limits::icmp`](crate::Limits::icmp).
+    DropIcmpLimit = 26, Drop, "drop-icmp-limit";
 }
 
 impl fmt::Display for Counter {
@@ -88,4 +100,4 @@ impl fmt::Display for Counter {
     }
 }
 
-const _: () = assert!(Counter::ALL.len() == 21);
+const _: () = assert!(Counter::ALL.len() == 27);

@@ -1,6 +1,6 @@
 //! The attached program: its maps, edited while it runs, and its clean end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -12,7 +12,7 @@ use nix::libc;
 
 use crate::abi::{
     Config, FLOWS_PER_QUEUE, FlowKey, FlowValue, PORT_TCP_LISTEN, PORT_TCP_OURS, SLOTS_PER_QUEUE,
-    address_bytes, slot,
+    VLAN_CUSTOMER, VLAN_SERVICE, VLAN_STACKED, address_bytes, slot,
 };
 use crate::attach::{self, Attachment, Outcome, Reattached};
 use crate::counter::Counter;
@@ -20,6 +20,8 @@ use crate::error::{AttachError, DemuxError, DetachError, errno};
 use crate::inherit::Inherited;
 use crate::object::{self, Maps};
 use crate::pin::Scope;
+use crate::settings::Settings;
+use crate::vlan::Vlan;
 
 /// How the program is wanted on the interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -78,13 +80,6 @@ pub struct AttachConfig {
     pub settings: Settings,
 }
 
-/// What the program does beside steering.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
-    /// Packets to flow pools set their slot's byte in [`Demux::dirty_slots`]. Costs a look-up and at most one store a packet.
-    pub dirty_slots: bool,
-}
-
 /// The `dirty` map, to be mapped into the engine's memory: a byte by slot, see [`slot`].
 ///
 /// The program sets a slot's byte to 1 when it sends a packet to a flow pool, if [`Settings::dirty_slots`] says so; whoever maps
@@ -119,7 +114,7 @@ struct State {
     maps: Maps,
     config: Config,
     ports: HashMap<u16, PortUse>,
-    vlans: Vec<u16>,
+    vlans: BTreeSet<Vlan>,
     /// Of a dead engine, until [`Demux::settle`]; without what this engine has asked for itself.
     inherited: Inherited,
 }
@@ -150,7 +145,7 @@ impl Demux {
                     ..attach::initial(config)
                 },
                 ports: HashMap::new(),
-                vlans: Vec::new(),
+                vlans: BTreeSet::new(),
                 inherited,
             }),
             dirty,
@@ -305,27 +300,21 @@ impl Demux {
     }
 
     /// The VLANs whose tagged frames are ours as well, in place of those set before. Untagged frames always are.
-    pub fn set_vlans(&self, vlans: &[u16]) -> Result<(), DemuxError> {
-        if let Some(&wrong) = vlans.iter().find(|vlan| !(1..=4094).contains(*vlan)) {
+    pub fn set_vlans(&self, vlans: &[Vlan]) -> Result<(), DemuxError> {
+        if let Some(&wrong) = vlans.iter().find(|vlan| !vlan.is_valid()) {
             return Err(DemuxError::Vlan(wrong));
         }
-        let mut state = self.lock();
-        let gone: Vec<u16> = state
-            .vlans
-            .iter()
-            .copied()
-            .filter(|old| !vlans.contains(old))
-            .collect();
-        for (vlan, ours) in gone
-            .iter()
-            .map(|vlan| (vlan, 0))
-            .chain(vlans.iter().map(|vlan| (vlan, 1)))
-        {
-            let set = state.maps.vlans.set(u32::from(*vlan), ours, 0);
-            set.map_err(failed("setting a VLAN", "vlans"))?;
+        self.lock().change_vlans(vlans.iter().copied().collect())
+    }
+
+    /// Limits and flags from now on. What the limits have counted so far stays.
+    pub fn set_settings(&self, settings: &Settings) -> Result<(), DemuxError> {
+        if let Some(reason) = settings.refusal() {
+            return Err(DemuxError::Settings(reason));
         }
-        state.vlans = vlans.to_vec();
-        Ok(())
+        let mut state = self.lock();
+        let config = settings.apply(state.config);
+        state.write_config(config)
     }
 
     /// Sends a flow's packets to a slot; an entry that exists is replaced. The flow's local port must be ours by
@@ -473,6 +462,39 @@ impl State {
         } else {
             self.ports.insert(port, uses);
         }
+        Ok(())
+    }
+
+    /// New pairs before the bits that lead to them, old ones after.
+    fn change_vlans(&mut self, wanted: BTreeSet<Vlan>) -> Result<(), DemuxError> {
+        let failed = |map| failed("setting a VLAN", map);
+        let is_pair = |vlan: &&Vlan| matches!(vlan, Vlan::Stacked { .. });
+        for pair in wanted.iter().filter(is_pair) {
+            let added = self.maps.vlan_pairs.insert(pair.bits(), 1, 0);
+            added.map_err(full_or_failed(
+                "setting a VLAN",
+                "vlan_pairs",
+                object::VLAN_PAIRS,
+            ))?;
+        }
+        let mut bits: BTreeMap<u16, u32> =
+            self.vlans.iter().map(|vlan| (vlan.outer(), 0)).collect();
+        for vlan in &wanted {
+            *bits.entry(vlan.outer()).or_default() |= match vlan {
+                Vlan::Customer(_) => VLAN_CUSTOMER,
+                Vlan::Service(_) => VLAN_SERVICE,
+                Vlan::Stacked { .. } => VLAN_STACKED,
+            };
+        }
+        for (id, bits) in bits {
+            let set = self.maps.vlans.set(u32::from(id), bits, 0);
+            set.map_err(failed("vlans"))?;
+        }
+        for pair in self.vlans.difference(&wanted).filter(is_pair) {
+            absent_is_fine(self.maps.vlan_pairs.remove(&pair.bits()))
+                .map_err(failed("vlan_pairs"))?;
+        }
+        self.vlans = wanted;
         Ok(())
     }
 

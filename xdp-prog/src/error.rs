@@ -4,6 +4,8 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use crate::vlan::Vlan;
+
 /// Why the demultiplexer could not be attached. Nothing of ours is left behind.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -194,8 +196,11 @@ pub enum DemuxError {
     #[error("port {0} is not listened to, or not held: a call is missing or doubled")]
     PortNotOurs(u16),
     /// A VLAN identifier outside 1 to 4094.
-    #[error("{0} is no VLAN identifier: 1 to 4094 are; untagged frames are always ours")]
-    Vlan(u16),
+    #[error("{0} is no VLAN: identifiers are 1 to 4094; untagged frames are always ours")]
+    Vlan(Vlan),
+    /// Settings that cannot work.
+    #[error("{0}")]
+    Settings(String),
     /// An address that no TCP connection can have as its local one.
     #[error("{0} cannot be a local address of TCP: unspecified and multicast addresses are not")]
     Address(core::net::IpAddr),

@@ -5,8 +5,10 @@
 //! NIC queue ──> XDP ──┬── not ours ───────────> PASS: the kernel's
 //!                     ├── a flow of ours ─────> its slot       ┐
 //!                     ├── SYN to a listener ──> control slot   ├ XSKMAP -> AF_XDP socket
-//!                     ├── other, port ours ───> primary slot   ┘ (empty slot: DROP)
-//!                     └── malformed, ours ────> DROP
+//!                     ├── other, port ours ───> primary slot   │ (empty slot: DROP)
+//!                     ├── ICMP error for us ──> primary slot   ┘
+//!                     ├── malformed, ours ────> DROP
+//!                     └── beyond a limit ─────> DROP
 //! ```
 //!
 //! [`Demux`] loads the program, attaches it by a pinned `bpf_link` and edits its maps while it runs. What program and loader share
@@ -24,9 +26,13 @@ mod inherit;
 mod interface;
 mod object;
 pub mod pin;
+mod settings;
+mod vlan;
 
 pub use abi::{FlowKey, FlowValue, RING_CONTROL, RING_PRIMARY, SLOTS_PER_QUEUE, slot};
 pub use attach::Reattached;
 pub use counter::{Counter, Verdict};
-pub use demux::{AttachConfig, AttachedMode, Demux, DirtySlots, Mode, Settings};
+pub use demux::{AttachConfig, AttachedMode, Demux, DirtySlots, Mode};
 pub use error::{AttachError, DemuxError, DetachError, PinError};
+pub use settings::{Limits, Rate, Settings};
+pub use vlan::Vlan;

@@ -18,16 +18,20 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/demux.bpf.o");
 /// Name of the program's function in `bpf/demux.bpf.c`.
 const PROGRAM: &str = "demux";
 
-/// Entries of the `addresses` map, as in `bpf/demux.bpf.c`.
+/// Entries of the `addresses` map, as in `bpf/maps.h`.
 pub(crate) const ADDRESSES: u32 = 4096;
 
-/// The maps of `bpf/demux.bpf.c`. Keys and values are byte and word arrays: see `abi`.
+/// Entries of the `vlan_pairs` map, as in `bpf/maps.h`.
+pub(crate) const VLAN_PAIRS: u32 = 4096;
+
+/// The maps of `bpf/maps.h`. Keys and values are byte and word arrays: see `abi`.
 pub(crate) struct Maps {
     pub(crate) flows: HashMap<MapData, [u8; 40], [u32; 3]>,
     pub(crate) ports: Array<MapData, u32>,
     pub(crate) addresses: HashMap<MapData, [u8; 16], u32>,
     pub(crate) config: Array<MapData, [u8; Config::LEN]>,
     pub(crate) vlans: Array<MapData, u32>,
+    pub(crate) vlan_pairs: HashMap<MapData, u32, u32>,
     pub(crate) xsks: XskMap<MapData>,
     pub(crate) counters: PerCpuArray<MapData, u64>,
 }
@@ -120,6 +124,7 @@ impl Object {
             addresses: typed(&mut self.ebpf, "addresses")?,
             config: typed(&mut self.ebpf, "config")?,
             vlans: typed(&mut self.ebpf, "vlans")?,
+            vlan_pairs: typed(&mut self.ebpf, "vlan_pairs")?,
             xsks: typed(&mut self.ebpf, "xsks")?,
             counters: typed(&mut self.ebpf, "counters")?,
         };

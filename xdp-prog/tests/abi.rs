@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bywash_xdp::{Counter, abi};
+use bywash_xdp::{Counter, Limits, Rate, Vlan, abi};
 
 const HEADER: &str = include_str!("../bpf/abi.h");
 
@@ -74,6 +74,11 @@ fn constants_have_the_same_value_on_both_sides() {
         ("BYWASH_ABI_VERSION", abi::ABI_VERSION),
         ("BYWASH_SLOTS_PER_QUEUE", abi::SLOTS_PER_QUEUE),
         ("BYWASH_MARK_DIRTY", abi::MARK_DIRTY),
+        ("BYWASH_STRICT", abi::STRICT),
+        ("BYWASH_VLAN_CUSTOMER", abi::VLAN_CUSTOMER),
+        ("BYWASH_VLAN_SERVICE", abi::VLAN_SERVICE),
+        ("BYWASH_VLAN_STACKED", abi::VLAN_STACKED),
+        ("BYWASH_LIMITS", u32::try_from(abi::LIMITS).expect("a few")),
         ("BYWASH_RING_PRIMARY", abi::RING_PRIMARY),
         ("BYWASH_RING_CONTROL", abi::RING_CONTROL),
         ("BYWASH_PORT_TCP_LISTEN", abi::PORT_TCP_LISTEN),
@@ -90,14 +95,16 @@ fn a_key_as_bytes_is_the_struct_that_c_reads() {
         0x1f90,
         "fd00::2".parse().expect("an address"),
         0x9c40,
-        Some(0x0123),
+        Some(Vlan::Stacked {
+            service: 0x0123,
+            customer: 0x0456,
+        }),
         6,
     );
     let mut expected = vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 2, 3];
     expected.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
     expected.extend([0x1f, 0x90, 0x9c, 0x40]);
-    expected.extend(0x0123_u16.to_ne_bytes());
-    expected.extend([6, 0]);
+    expected.extend(0x0612_3456_u32.to_ne_bytes());
     assert_eq!(key.to_bytes().as_slice(), expected);
     let value = abi::FlowValue {
         slot: 1,
@@ -106,4 +113,41 @@ fn a_key_as_bytes_is_the_struct_that_c_reads() {
     };
     assert_eq!(abi::FlowValue::from_words(value.to_words()), value);
     assert_eq!(abi::slot(2, 3), 2 * abi::SLOTS_PER_QUEUE + 3);
+}
+
+#[test]
+fn the_configuration_survives_the_way_through_bytes_and_limits_are_in_the_order_of_c() {
+    let numbers = numbers();
+    let rate = |per_second| {
+        Some(Rate {
+            per_second,
+            burst: per_second,
+        })
+    };
+    let limits = Limits {
+        syn_prefix: rate(1),
+        syn: rate(10),
+        ack: rate(100),
+        icmp: rate(1000),
+    };
+    let config = abi::Config {
+        abi_version: abi::ABI_VERSION,
+        flags: 0x0102_0304,
+        queues: 5,
+        local_port_first: 6,
+        local_port_last: 7,
+        limits: limits.to_abi(),
+    };
+    assert_eq!(abi::Config::from_bytes(&config.to_bytes()), config);
+    for (name, interval) in [
+        ("BYWASH_LIMIT_SYN_PREFIX", 1_000_000_000),
+        ("BYWASH_LIMIT_SYN", 100_000_000),
+        ("BYWASH_LIMIT_ACK", 10_000_000),
+        ("BYWASH_LIMIT_ICMP", 1_000_000),
+    ] {
+        let index = numbers[name] as usize;
+        assert_eq!(config.limits[index].interval, interval, "{name}");
+        let bytes = &config.to_bytes()[16 + 16 * index..];
+        assert_eq!(bytes[..8], u64::to_ne_bytes(interval), "{name}");
+    }
 }

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bywash_wire::Tuple;
-use bywash_xdp::{Demux, FlowKey, FlowValue, slot};
+use bywash_xdp::{Demux, FlowKey, FlowValue, Vlan, slot};
 
 use crate::host::PortReservations;
 
@@ -100,7 +100,10 @@ impl DemuxSteering {
     }
 
     fn key(tuple: &Tuple) -> FlowKey {
-        let vlan = tuple.vlan.map(bywash_wire::VlanId::raw);
+        let vlan = tuple.vlan.map(|vlan| match vlan.is_service() {
+            true => Vlan::Service(vlan.raw()),
+            false => Vlan::Customer(vlan.raw()),
+        });
         FlowKey::new(
             tuple.local,
             tuple.local_port,

@@ -11,7 +11,10 @@
 
 pub mod link;
 pub mod model;
+pub mod mutant;
 pub mod namespace;
 pub mod packet;
 pub mod peer;
+pub mod random;
 pub mod run;
+pub mod setup;

@@ -70,6 +70,8 @@ pub struct Packet {
     pub payload: usize,
     /// Octets of Ethernet padding behind the packet.
     pub padding: usize,
+    /// What stands behind the IP header in place of a TCP segment.
+    pub body: Option<Vec<u8>>,
 }
 
 impl Packet {
@@ -90,6 +92,7 @@ impl Packet {
             tcp_options: 0,
             payload: 10,
             padding: 0,
+            body: None,
         }
     }
 
@@ -134,6 +137,30 @@ impl Packet {
         self
     }
 
+    /// An ICMP message of this type between the same addresses, about `quoted`, of whose IP packet it has the first `len` octets.
+    #[must_use]
+    pub fn icmp(self, kind: u8, quoted: &Self, len: usize) -> Self {
+        let mut body = vec![kind, 0, 0, 0, 0, 0, 0, 0];
+        body.extend(quoted.build()[quoted.ip_offset()..].iter().take(len));
+        Self {
+            protocol: if self.source.is_ipv4() { 1 } else { 58 },
+            body: Some(body),
+            ..self
+        }
+    }
+
+    /// The packet that the other end would send.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.port,
+            port: self.source_port,
+            ..self
+        }
+    }
+
     /// Where the IP header starts.
     pub fn ip_offset(&self) -> usize {
         14 + 4 * self.tags.len()
@@ -161,7 +188,10 @@ impl Packet {
             frame.extend(identifier.to_be_bytes());
             frame.extend(control.to_be_bytes());
         }
-        let segment = 20 + self.tcp_options + self.payload;
+        let segment = match &self.body {
+            Some(body) => body.len(),
+            None => 20 + self.tcp_options + self.payload,
+        };
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 self.build_v4(&mut frame, source, destination, segment);
@@ -171,7 +201,10 @@ impl Packet {
             }
             _ => panic!("addresses of two families"),
         }
-        self.build_tcp(&mut frame);
+        match &self.body {
+            Some(body) => frame.extend(body),
+            None => self.build_tcp(&mut frame),
+        }
         frame.resize(frame.len() + self.padding, 0);
         frame
     }

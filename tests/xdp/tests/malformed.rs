@@ -1,7 +1,7 @@
 //! Packets that are cut or lie about their lengths: the kernel judges what IP cannot deliver, and no other packet is taken wrongly.
 
 use anyhow::Result;
-use bywash_xdp::{Counter, RING_CONTROL, RING_PRIMARY, slot};
+use bywash_xdp::{Counter, RING_CONTROL, RING_PRIMARY, abi, slot};
 use bywash_xdp_tests::packet::{OUR_V4, OUR_V6, Packet, extension};
 use bywash_xdp_tests::run::{Action, Harness};
 use socket2::Socket;
@@ -14,7 +14,7 @@ fn setup() -> Result<(Harness, [Socket; 2])> {
     demux.address(OUR_V4.into())?;
     demux.address(OUR_V6.into())?;
     demux.listen(PORT)?;
-    demux.vlan(100)?;
+    demux.vlan(100, abi::VLAN_CUSTOMER)?;
     let primary = demux.socket(slot(0, RING_PRIMARY))?;
     let control = demux.socket(slot(0, RING_CONTROL))?;
     Ok((demux, [primary, control]))

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::Result;
-use bywash_xdp::{Counter, Demux, DemuxError, FlowKey, FlowValue, Mode, SLOTS_PER_QUEUE};
+use bywash_xdp::{Counter, Demux, DemuxError, FlowKey, FlowValue, Mode, SLOTS_PER_QUEUE, Vlan};
 use bywash_xdp_tests::link::{Holder, Link};
 use bywash_xdp_tests::namespace::ip;
 use bywash_xdp_tests::peer::{OURS, Peer, Task};
@@ -88,12 +88,24 @@ fn addresses_and_vlans_are_checked() -> Result<()> {
     demux.add_address(OURS.into())?;
     demux.remove_address(OURS.into())?;
     demux.remove_address(OURS.into())?;
-    for vlan in [0, 4095, u16::MAX] {
-        assert!(
-            matches!(demux.set_vlans(&[1, vlan]), Err(DemuxError::Vlan(wrong)) if wrong == vlan)
-        );
+    let stacked = |service, customer| Vlan::Stacked { service, customer };
+    for vlan in [
+        Vlan::Customer(0),
+        Vlan::Customer(4095),
+        Vlan::Service(u16::MAX),
+        stacked(1, 0),
+        stacked(4095, 1),
+    ] {
+        let set = demux.set_vlans(&[Vlan::Customer(1), vlan]);
+        assert!(matches!(set, Err(DemuxError::Vlan(wrong)) if wrong == vlan));
     }
-    demux.set_vlans(&[1, 4094])?;
+    demux.set_vlans(&[
+        Vlan::Customer(1),
+        Vlan::Service(4094),
+        stacked(1, 2),
+        stacked(1, 3),
+    ])?;
+    demux.set_vlans(&[stacked(1, 3)])?;
     demux.set_vlans(&[])?;
     Ok(())
 }

@@ -4,77 +4,10 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
-use bywash_xdp::{Counter, FlowKey, FlowValue, RING_CONTROL, RING_PRIMARY, Verdict, abi, slot};
-use bywash_xdp_tests::packet::{
-    OUR_V4, OUR_V6, PEER_PORT, PEER_V4, PEER_V6, Packet, extension, flags,
-};
-use bywash_xdp_tests::run::{Action, Fate, Harness, QUEUES};
-use socket2::Socket;
-
-const PORT: u16 = 8080;
-const HELD: u16 = 8081;
-const LOCAL: u16 = 50_005;
-const KERNELS: u16 = 22;
-const VLAN: u16 = 100;
-
-/// A program with both addresses, a listener, a held port, a local range, a VLAN, and sockets in the first two queues.
-struct Setup {
-    demux: Harness,
-    _sockets: Vec<Socket>,
-}
-
-impl Setup {
-    fn new() -> Result<Self> {
-        let mut demux = Harness::new()?;
-        demux.address(OUR_V4.into())?;
-        demux.address(OUR_V6.into())?;
-        demux.listen(PORT)?;
-        demux.port(HELD, abi::PORT_TCP_OURS)?;
-        demux.local_ports(50_000..=50_010)?;
-        demux.vlan(VLAN)?;
-        let mut sockets = Vec::new();
-        for queue in 0..2 {
-            for ring in [RING_PRIMARY, RING_CONTROL, 2] {
-                sockets.push(demux.socket(slot(queue, ring))?);
-            }
-        }
-        Ok(Self {
-            demux,
-            _sockets: sockets,
-        })
-    }
-
-    #[track_caller]
-    fn expect(&self, queue: u32, frame: &[u8], counter: Counter) {
-        let fate = self.demux.fate(queue, frame).expect("a run");
-        let action = match counter.verdict() {
-            Verdict::Pass => Action::Pass,
-            Verdict::Redirect => Action::Redirect,
-            Verdict::Drop => Action::Drop,
-        };
-        assert_eq!(
-            fate,
-            Fate { action, counter },
-            "queue {queue}, frame {frame:02x?}"
-        );
-    }
-
-    #[track_caller]
-    fn expect_packet(&self, packet: &Packet, counter: Counter) {
-        self.expect(0, &packet.build(), counter);
-    }
-}
-
-fn flow(packet: &Packet, vlan: Option<u16>) -> FlowKey {
-    FlowKey::new(
-        packet.destination,
-        packet.port,
-        packet.source,
-        packet.source_port,
-        vlan,
-        6,
-    )
-}
+use bywash_xdp::{Counter, FlowValue, RING_CONTROL, slot};
+use bywash_xdp_tests::packet::{PEER_PORT, PEER_V4, PEER_V6, Packet, extension, flags};
+use bywash_xdp_tests::run::{Action, Harness, QUEUES};
+use bywash_xdp_tests::setup::{HELD, KERNELS, LOCAL, PORT, Setup, VLAN, flow};
 
 #[test]
 fn segments_to_a_listener_go_to_the_primary_and_syns_to_the_control_pool() -> Result<()> {
@@ -203,36 +136,6 @@ fn a_new_program_passes_everything() -> Result<()> {
 }
 
 #[test]
-fn tags_of_our_vlans_are_ours_and_others_pass() -> Result<()> {
-    let setup = Setup::new()?;
-    for packet in Packet::both(PORT) {
-        let tagged = |control| packet.clone().tag(0x8100, control);
-        setup.expect_packet(&tagged(VLAN), Counter::RedirectPort);
-        // Priority and DEI are not part of the identifier.
-        setup.expect_packet(&tagged(0xf000 | VLAN), Counter::RedirectPort);
-        setup.expect_packet(&tagged(VLAN + 1), Counter::PassVlanForeign);
-        setup.expect_packet(&tagged(0xfff), Counter::PassVlanForeign);
-        // A priority tag names no VLAN.
-        setup.expect_packet(&tagged(0), Counter::RedirectPort);
-        setup.expect_packet(&tagged(0xe000), Counter::RedirectPort);
-        setup.expect_packet(&packet.clone().tag(0x88a8, VLAN), Counter::PassVlanStacked);
-        setup.expect_packet(&tagged(VLAN).tag(0x8100, VLAN), Counter::PassVlanStacked);
-        setup.expect_packet(&tagged(VLAN).tag(0x88a8, VLAN), Counter::PassVlanStacked);
-        setup.expect_packet(
-            &packet.clone().tag(0x88a8, VLAN).tag(0x8100, VLAN),
-            Counter::PassVlanStacked,
-        );
-        let three = tagged(VLAN).tag(0x8100, VLAN).tag(0x8100, VLAN);
-        setup.expect_packet(&three, Counter::PassVlanStacked);
-    }
-    let frame = Packet::v4(PORT).tag(0x8100, VLAN).build();
-    for len in 14..18 {
-        setup.expect(0, &frame[..len], Counter::PassNotIp);
-    }
-    Ok(())
-}
-
-#[test]
 fn a_flow_goes_to_its_slot_and_no_other_packet_does() -> Result<()> {
     let setup = Setup::new()?;
     for port in [PORT, HELD, LOCAL] {
@@ -269,21 +172,6 @@ fn a_flow_goes_to_its_slot_and_no_other_packet_does() -> Result<()> {
             }
         }
     }
-    Ok(())
-}
-
-#[test]
-fn a_flow_of_a_vlan_is_another_than_the_untagged_one() -> Result<()> {
-    let setup = Setup::new()?;
-    let packet = Packet::v4(PORT);
-    let value = FlowValue {
-        slot: slot(0, 2),
-        generation: 0,
-        queue: 0,
-    };
-    setup.demux.flow(&flow(&packet, Some(VLAN)), value)?;
-    setup.expect_packet(&packet, Counter::RedirectPort);
-    setup.expect_packet(&packet.clone().tag(0x8100, VLAN), Counter::RedirectFlow);
     Ok(())
 }
 
@@ -528,7 +416,14 @@ fn tcp_from_port_zero_to_us_drops() -> Result<()> {
 /// The tests of this crate must name every counter, so that none is forgotten when one is added.
 #[test]
 fn every_counter_has_a_test() -> Result<()> {
-    let sources = [include_str!("verdicts.rs"), include_str!("malformed.rs")].concat();
+    let sources = [
+        include_str!("verdicts.rs"),
+        include_str!("malformed.rs"),
+        include_str!("vlans.rs"),
+        include_str!("icmp.rs"),
+        include_str!("limits.rs"),
+    ]
+    .concat();
     let all: HashSet<String> = Counter::ALL
         .iter()
         .map(|counter| format!("Counter::{counter:?}"))
