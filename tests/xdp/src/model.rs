@@ -95,10 +95,11 @@ impl Model {
         if queue >= self.queues {
             return Err(Counter::DropNoShard);
         }
-        self.into_slot(slot(queue, RING_PRIMARY), Counter::RedirectIcmp)
+        self.redirect(slot(queue, RING_PRIMARY), Counter::RedirectIcmp)
     }
 
-    fn into_slot(&self, slot: u32, counter: Counter) -> Result<Counter, Counter> {
+    /// An empty slot drops.
+    fn redirect(&self, slot: u32, counter: Counter) -> Result<Counter, Counter> {
         match self.sockets.contains(&slot) {
             true => Ok(counter),
             false => Err(Counter::DropEmptySlot),
@@ -146,7 +147,7 @@ impl Model {
             None if by_port => (slot(queue, RING_PRIMARY), Counter::RedirectPort),
             None => (slot(queue, RING_PRIMARY), Counter::RedirectLocalRange),
         };
-        self.into_slot(slot, counter)
+        self.redirect(slot, counter)
     }
 }
 
