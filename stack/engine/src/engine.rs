@@ -389,6 +389,7 @@ fn attach(config: &EngineConfig, device: &Device) -> Result<Demux, StartError> {
         mode: config.xdp,
         settings: XdpSettings {
             dirty_slots: config.xdp_settings.dirty_slots || marks_rings(&config.pools),
+            ..config.xdp_settings
         },
     })?;
     for address in &device.addresses {
