@@ -108,6 +108,9 @@ pub struct ShardConfig {
     pub local_ports: RangeInclusive<u16>,
     /// RSTs per second that answer segments of no connection.
     pub resets_per_second: u32,
+    /// Challenge ACKs (RFC 5961) per second of all connections together; each second's limit is drawn between half and one and
+    /// a half of this. Each connection has a limit of its own besides (`TcpConfig::challenge_interval`).
+    pub challenges_per_second: u32,
     /// How long a stopping shard waits for its connections to close before it resets them.
     pub linger: Duration,
 }
@@ -134,6 +137,7 @@ impl Default for ShardConfig {
             max_connections: 1 << 20,
             local_ports: 61440..=65535,
             resets_per_second: 1000,
+            challenges_per_second: 1000,
             linger: Duration::from_secs(1),
         }
     }

@@ -17,6 +17,7 @@
 //! that is asked of the kernel: routes, neighbours, ports, locks, the control socket).
 #![forbid(unsafe_code)]
 
+mod challenges;
 pub mod clock;
 pub mod config;
 pub mod context;

@@ -30,6 +30,7 @@ pub(crate) struct Counters {
     pub(crate) tx_frames_wanted: u64,
     pub(crate) partial_checksums: u64,
     pub(crate) icmp_errors: u64,
+    pub(crate) challenges_withheld: u64,
     pub(crate) drops: [u64; DropReason::COUNT],
 }
 
@@ -53,6 +54,7 @@ impl Default for Counters {
             tx_frames_wanted: 0,
             partial_checksums: 0,
             icmp_errors: 0,
+            challenges_withheld: 0,
             drops: [0; DropReason::COUNT],
         }
     }
@@ -318,6 +320,7 @@ impl<P: Port> Core<P> {
             ("tx-frames-wanted", own.tx_frames_wanted),
             ("partial-checksums", own.partial_checksums),
             ("icmp-errors", own.icmp_errors),
+            ("challenges-withheld", own.challenges_withheld),
             ("frames-received", port.received),
             ("frames-transmitted", port.transmitted),
             ("frames-completed", port.completed),

@@ -17,6 +17,7 @@ use bywash_wire::{DropReason, Link};
 use bywash_xsk::{Frame, Port};
 use hashbrown::HashMap;
 
+use crate::challenges::Challenges;
 use crate::clock::Clock;
 use crate::config::ShardConfig;
 use crate::context::Context;
@@ -165,6 +166,7 @@ pub struct Core<P: Port> {
 
     pub(crate) counters: Counters,
     pub(crate) resets: RateLimit,
+    pub(crate) challenges: Challenges,
     pub(crate) phase: Phase,
     /// Share of the receive buffers that new windows may offer; shrinks as frames run out.
     pub(crate) pressure: Pressure,
@@ -235,6 +237,7 @@ impl<P: Port> Core<P> {
         let scan = Scan::new(port.rings());
         let reads = vec![Read::default(); port.rings()];
         let resets = RateLimit::new(config.resets_per_second);
+        let challenges = Challenges::new(config.challenges_per_second);
         Self {
             config,
             port,
@@ -262,6 +265,7 @@ impl<P: Port> Core<P> {
             changed: Vec::new(),
             counters: Counters::default(),
             resets,
+            challenges,
             phase: Phase::Running,
             pressure: Pressure::None,
             env,

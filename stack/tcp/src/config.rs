@@ -19,7 +19,8 @@ pub struct Config {
     /// Hold back a small segment while another small one is unacknowledged (RFC 9293 3.7.4, with Minshall's change,
     /// as in Linux). Default on.
     pub nagle: bool,
-    /// Longest delay of an acknowledgment (RFC 9293 3.8.6.3 allows 500 ms). Zero acknowledges at once. Default 40 ms.
+    /// Delay of an acknowledgment to begin with; it adapts between this and 200 ms (RFC 9293 3.8.6.3 allows 500 ms). Zero
+    /// acknowledges at once. Default 40 ms.
     pub delayed_ack: Duration,
     /// Offer window scaling (RFC 7323 2); the shift follows from `receive_buffer`. Default on.
     pub window_scale: bool,
@@ -57,6 +58,9 @@ pub struct Config {
     /// After silence of more than a time-out, begin with the initial window again (RFC 5681 4.1). Off: the window is kept
     /// and validated (RFC 7661). Default on, as Linux's `tcp_slow_start_after_idle`.
     pub slow_start_after_idle: bool,
+    /// Least time between two answers of one connection to what is not acceptable: challenge ACKs (RFC 5961 7), and ACKs of
+    /// empty segments outside the window. Default 500 ms (`tcp_invalid_ratelimit`).
+    pub challenge_interval: Duration,
     /// Give up once data has waited this long for its acknowledgment (RFC 9293 3.9.1, RFC 5482). Default none.
     pub user_timeout: Option<Duration>,
     /// Probe an idle peer. Default off, as RFC 9293 3.8.4 demands.
@@ -78,7 +82,8 @@ code!(struct KeepAlive { idle, interval, probes });
 code!(struct Config {
     mss, receive_buffer, receive_segments, send_buffer, nagle, delayed_ack, window_scale, timestamps,
     sack, initial_rto, rto_min, rto_max, persist_min, persist_max, msl, fin_wait_2, retries,
-    syn_retries, congestion, pacing, max_pacing_rate, slow_start_after_idle, user_timeout, keep_alive
+    syn_retries, congestion, pacing, max_pacing_rate, slow_start_after_idle, user_timeout, keep_alive,
+    challenge_interval
 });
 
 impl Default for KeepAlive {
@@ -116,6 +121,7 @@ impl Default for Config {
             pacing: false,
             max_pacing_rate: None,
             slow_start_after_idle: true,
+            challenge_interval: Duration::from_millis(500),
             user_timeout: None,
             keep_alive: None,
         }

@@ -59,6 +59,7 @@
 
 extern crate alloc;
 
+mod ack_policy;
 mod config;
 mod congestion;
 mod connection;

@@ -1,5 +1,4 @@
-//! The receiving half: the receive variables of RFC 9293 3.3.1, the queue of data in order, the window, and the debts of
-//! acknowledgment.
+//! The receiving half: the receive variables of RFC 9293 3.3.1, the queue of data in order, and the window.
 //!
 //! ```text
 //!   read by the application |  queue, in order  | window offered: may hold `ooo`  |
@@ -11,38 +10,28 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use bywash_wire::options::MAX_WINDOW_SCALE;
-use bywash_wire::{DropReason, SeqNumber};
+use bywash_wire::{DropReason, SackBlocks, SeqNumber};
 
+use crate::ack_policy::{AckPolicy, Arrived};
 use crate::config::Config;
 use crate::payload::{COPYBREAK, Payload};
 use crate::reassembly::{Inserted, Reassembly};
-use crate::snapshot::{Code, Reader, SnapshotError, code, save_payload};
-
-/// ACKs without delay at the start of a connection, while the peer's congestion window is small (as Linux does).
-const QUICK_ACKS: u8 = 16;
+use crate::snapshot::{Code, Reader, SnapshotError, save_payload};
+use crate::time::{Duration, Instant};
 
 /// Least segment size assumed of the peer when counting full segments (RFC 9293 3.7.1: 536 reaches everybody).
 const SEGMENT_SIZE_LEAST: u32 = 536;
 
-/// Duplicate ACKs owed at most: more say nothing more.
-const DUPLICATES_OWED_MAX: u8 = 64;
-
-/// What is owed to the peer in acknowledgments.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct AckDebt {
-    /// Bytes received in order since the last acknowledgment.
-    pub(crate) bytes: u32,
-    /// Acknowledge in the next segment, at once.
-    pub(crate) now: bool,
-    /// Pure ACKs owed, one for each segment out of order (RFC 5681 4.2).
-    pub(crate) duplicates: u8,
-    /// ACKs without delay that are left.
-    quick: u8,
-    /// The buffer has got room since the last acknowledgment, which the peer may not know.
-    room: bool,
+/// What the receiving half must know of a segment besides its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Context {
+    pub(crate) now: Instant,
+    /// The segment has the PSH flag.
+    pub(crate) push: bool,
+    pub(crate) rto: Duration,
+    /// Acknowledgment time-out to begin with.
+    pub(crate) ack_delay: Duration,
 }
-
-code!(struct AckDebt { bytes, now, duplicates, quick, room });
 
 /// What became of a segment's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +60,9 @@ pub(crate) struct Receiver<P> {
     pub(crate) finished: bool,
     /// Shift of our windows; 0 also before it is agreed on.
     pub(crate) wscale: u8,
-    pub(crate) debt: AckDebt,
+    pub(crate) ack: AckPolicy,
+    /// Bytes that came twice: reported once, in the next acknowledgment (RFC 2883).
+    duplicate: Option<(SeqNumber, SeqNumber)>,
     /// Largest payload received: the peer's segment size.
     segment_size: u32,
     /// Bytes that may wait to be read.
@@ -96,10 +87,8 @@ impl<P: Payload> Receiver<P> {
             fin: None,
             finished: false,
             wscale: 0,
-            debt: AckDebt {
-                quick: QUICK_ACKS,
-                ..AckDebt::default()
-            },
+            ack: AckPolicy::default(),
+            duplicate: None,
             segment_size: SEGMENT_SIZE_LEAST,
             limit: config.receive_buffer,
             max_segments: u32::try_from(config.receive_segments)
@@ -140,12 +129,14 @@ impl<P: Payload> Receiver<P> {
     }
 
     pub(crate) fn set_limit(&mut self, bytes: usize) {
-        self.debt.room |= bytes > self.limit;
+        if bytes > self.limit {
+            self.ack.on_read();
+        }
         self.limit = bytes;
     }
 
     /// The peer's segments are assumed to be at least this long.
-    fn full_segment(&self) -> u32 {
+    pub(crate) fn full_segment(&self) -> u32 {
         self.segment_size
     }
 
@@ -201,26 +192,39 @@ impl<P: Payload> Receiver<P> {
     }
 
     /// Data that fits the window begins at `seq`; it is not empty.
-    pub(crate) fn on_data(&mut self, seq: SeqNumber, payload: P) -> Received {
+    pub(crate) fn on_data(&mut self, seq: SeqNumber, payload: P, context: Context) -> Received {
         let len = payload.len() as u32;
         self.segment_size = self.segment_size.max(len);
+        if let Some((start, end)) = self.ooo.overlap(seq, seq + len) {
+            self.note_duplicate(start, end);
+        }
         if seq != self.nxt {
             return self.on_out_of_order(seq, payload);
         }
         // The bound on handles; data that waits out of order is counted, so that it always finds its place here.
         if self.free_segments() == 0 {
-            self.debt.now = true;
+            self.ack.demand();
             return Received::Dropped(DropReason::NoReceiveCredit);
         }
         self.push_in_order(payload);
-        self.debt.bytes = self.debt.bytes.saturating_add(len);
+        self.ack.on_data(
+            context.now,
+            Arrived {
+                len,
+                push: context.push,
+                full: self.full_segment(),
+                window: self.window(),
+                rto: context.rto,
+                delay: context.ack_delay,
+            },
+        );
         if !self.ooo.is_empty() {
             while let Some(payload) = self.ooo.pop(self.nxt) {
                 self.push_in_order(payload);
             }
             self.ooo.advance(self.nxt);
             // RFC 5681 4.2: at once when a gap is filled, in part or as a whole.
-            self.debt.now = true;
+            self.ack.demand();
         }
         Received::InOrder
     }
@@ -242,11 +246,7 @@ impl<P: Payload> Receiver<P> {
     }
 
     fn on_out_of_order(&mut self, seq: SeqNumber, payload: P) -> Received {
-        self.debt.duplicates = self
-            .debt
-            .duplicates
-            .saturating_add(1)
-            .min(DUPLICATES_OWED_MAX);
+        self.ack.demand_duplicate();
         // Half of the handles stay free for data in order, or a peer could wedge us with fragments of the future.
         let all = self.max_segments as usize;
         let max_segments = (all / 2).min(all.saturating_sub(self.queue.len()));
@@ -272,7 +272,7 @@ impl<P: Payload> Receiver<P> {
         if self.edge.before(self.nxt) {
             self.edge = self.nxt;
         }
-        self.debt.now = true;
+        self.ack.demand();
         self.ooo.clear();
     }
 
@@ -280,38 +280,60 @@ impl<P: Payload> Receiver<P> {
     pub(crate) fn pop(&mut self) -> Option<P> {
         let payload = self.queue.pop_front()?;
         self.queued -= payload.len();
-        self.debt.room = true;
+        self.ack.on_read();
         Some(payload)
     }
 
-    /// The window has opened by so much that the peer should know: two segments or half the buffer.
+    /// Reading has opened the window by so much that the peer should know: to twice what is left of it, as Linux has it. While
+    /// more than half of it is left, the next acknowledgment is soon enough.
     pub(crate) fn owes_window_update(&self) -> bool {
-        if !self.debt.room {
-            return false;
-        }
-        let Some(growth) = self.growth() else {
+        let Some(growth) = self.growth().filter(|_| self.ack.has_read()) else {
             return false;
         };
+        let least = self.window().max(1 << self.wscale);
         let half = (self.limit / 2).min(u32::MAX as usize) as u32;
-        !self.finished && growth >= (2 * self.full_segment()).min(half).max(1 << self.wscale)
+        !self.finished && self.window() <= half && growth >= least
     }
 
-    /// An acknowledgment is due without waiting: two full segments, the quick start, or a reason of its own.
+    /// An acknowledgment is due without waiting.
     pub(crate) fn owes_ack_now(&self) -> bool {
-        self.debt.now
-            || self.debt.bytes >= 2 * self.full_segment()
-            || (self.debt.bytes > 0 && self.debt.quick > 0)
+        self.ack.is_due(self.full_segment(), self.queue.is_empty())
+    }
+
+    /// The peer sends what it need not: quick answers help it.
+    pub(crate) fn quicken(&mut self, most: u32, delay: Duration) {
+        let (window, full) = (self.window(), self.full_segment());
+        self.ack.quicken(most, window, full, delay);
+    }
+
+    /// `start..end` came twice. The first such range since the last acknowledgment is reported, with what touches it (RFC 2883
+    /// 4: one block, the first).
+    pub(crate) fn note_duplicate(&mut self, start: SeqNumber, end: SeqNumber) {
+        let Some((from, to)) = &mut self.duplicate else {
+            self.duplicate = Some((start, end));
+            return;
+        };
+        if start.at_or_before(*to) && end.at_or_after(*from) {
+            *from = if start.before(*from) { start } else { *from };
+            *to = if end.after(*to) { end } else { *to };
+        }
+    }
+
+    /// The blocks of the SACK option: first the bytes that came twice (RFC 2883 4), then what is held, the block that changed
+    /// last first (RFC 2018 4).
+    pub(crate) fn sack_blocks(&self) -> SackBlocks {
+        let held = self.ooo.sack_blocks();
+        match self.duplicate {
+            Some(duplicate) => core::iter::once(duplicate).chain(held.iter()).collect(),
+            None => held,
+        }
     }
 
     /// A segment with an acknowledgment is being sent.
     pub(crate) fn on_ack_sent(&mut self) {
         self.last_ack = self.nxt;
-        if self.debt.bytes > 0 {
-            self.debt.quick = self.debt.quick.saturating_sub(1);
-        }
-        self.debt.bytes = 0;
-        self.debt.now = false;
-        self.debt.room = false;
+        self.duplicate = None;
+        self.ack.on_ack_sent();
     }
 
     /// Drops what waits: all of it, or only what is out of order.
@@ -330,7 +352,8 @@ impl<P: Payload> Receiver<P> {
     pub(crate) fn save<'a>(&'a self, out: &mut Vec<u8>, bytes: &dyn Fn(&'a P) -> &'a [u8]) {
         (self.nxt, (self.edge, (self.last_ack, self.irs))).save(out);
         (self.fin, (self.finished, self.wscale)).save(out);
-        (self.debt, (self.segment_size, self.copied_small)).save(out);
+        (self.ack, (self.segment_size, self.copied_small)).save(out);
+        self.duplicate.save(out);
         (self.limit, self.max_segments).save(out);
         (self.queue.len() as u32).save(out);
         for payload in &self.queue {
@@ -345,7 +368,8 @@ impl<P: Payload> Receiver<P> {
     ) -> Result<Self, SnapshotError> {
         let (nxt, (edge, (last_ack, irs))) = Code::load(input)?;
         let (fin, (finished, wscale)) = Code::load(input)?;
-        let (debt, (segment_size, copied_small)) = Code::load(input)?;
+        let (ack, (segment_size, copied_small)) = Code::load(input)?;
+        let duplicate = Code::load(input)?;
         let (limit, max_segments) = Code::load(input)?;
         let mut queue = VecDeque::new();
         let mut queued = 0;
@@ -365,7 +389,8 @@ impl<P: Payload> Receiver<P> {
             fin,
             finished,
             wscale,
-            debt,
+            ack,
+            duplicate,
             segment_size,
             limit,
             max_segments,

@@ -85,6 +85,38 @@ impl<P: Payload> Reassembly<P> {
         )
     }
 
+    /// The number behind the last byte held.
+    pub(crate) fn end(&self) -> Option<SeqNumber> {
+        self.0.as_ref()?.held.back().map(|held| held.end)
+    }
+
+    /// What is held already of `start..end`: the first piece, with all that touches it.
+    pub(crate) fn overlap(
+        &self,
+        start: SeqNumber,
+        end: SeqNumber,
+    ) -> Option<(SeqNumber, SeqNumber)> {
+        let held = &self.0.as_ref()?.held;
+        // The usual case, a hole and then segments in order, is a comparison with the last one.
+        held.back().filter(|last| last.end.after(start))?;
+        let first = held.partition_point(|held| held.end.at_or_before(start));
+        let mut found: Option<(SeqNumber, SeqNumber)> = None;
+        for one in held.range(first..).take_while(|one| one.seq.before(end)) {
+            let from = if one.seq.before(start) {
+                start
+            } else {
+                one.seq
+            };
+            let to = if one.end.after(end) { end } else { one.end };
+            match &mut found {
+                None => found = Some((from, to)),
+                Some((_, edge)) if *edge == from => *edge = to,
+                Some(_) => break,
+            }
+        }
+        found
+    }
+
     /// Takes the segment that `nxt` has reached, trimmed to begin there. Segments that lie wholly before are dropped.
     pub(crate) fn pop(&mut self, nxt: SeqNumber) -> Option<P> {
         self.0.as_mut()?.pop(nxt)

@@ -66,6 +66,10 @@ impl<P: Port> Core<P> {
             return Sent::All;
         };
         let tuple = *conn.tcp.tuple();
+        if conn.tcp.challenge_due() && !self.challenges.take(self.now, self.env.random.as_mut()) {
+            conn.tcp.withhold_challenge();
+            self.counters.challenges_withheld += 1;
+        }
         for _ in 0..quantum {
             if self.port.tx_space() == 0 || self.port.umem().tx_free() == 0 {
                 return Sent::NoRoom;

@@ -10,7 +10,9 @@
 //! ```
 //! Every change of state goes through [`Connection::transition`], which asks [`Phase::after`].
 
+mod acknowledge;
 mod api;
+mod checks;
 mod configure;
 mod icmp;
 mod info;
@@ -38,7 +40,7 @@ use crate::rtt::RttEstimator;
 use crate::snapshot::code;
 use crate::snd::SendQueue;
 use crate::state::{Input, Opened, Phase};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use crate::timer::{Timer, Timers};
 
 /// Least segment size believed of a peer (Linux's `TCP_MIN_SND_MSS`): a smaller one would make us send headers only.
@@ -114,9 +116,8 @@ struct Control {
     small_end: Option<SeqNumber>,
     /// A RST to send: its number, and whether it acknowledges.
     reset: Option<(SeqNumber, bool)>,
-    /// Begin of the present period of challenge ACKs, and how many were sent in it.
-    challenges_since: Instant,
-    challenges: u8,
+    /// When an answer to something unacceptable was last owed.
+    challenged_at: Option<Instant>,
     /// Time-outs since the peer last acknowledged something new.
     attempts: u8,
     /// Probes (of the window, or keep-alive) since the peer was last heard.
@@ -145,7 +146,7 @@ struct Control {
 }
 
 code!(struct Control {
-    clock, heard_at, sent_at, small_end, reset, challenges_since, challenges, attempts, probes,
+    clock, heard_at, sent_at, small_end, reset, challenged_at, attempts, probes,
     persist_backoff, probe, override_sws, nagle, fin_queued, orphaned, want_writable, syn_lost,
     cwnd_limited, blocked, soft_error
 });
@@ -417,30 +418,6 @@ impl<P: Payload> Connection<P> {
     /// The value of our timestamp clock: milliseconds (RFC 7323 5.4 allows 1 ms to 1 s).
     fn timestamp(&self, now: Instant) -> u32 {
         (now.as_millis() as u32).wrapping_add(self.agreed.ts_offset)
-    }
-
-    /// Whether a challenge ACK may be sent now: at most ten in five seconds (RFC 5961 7).
-    fn allow_challenge(&mut self, now: Instant) -> bool {
-        const PERIOD: Duration = Duration::from_secs(5);
-        const PER_PERIOD: u8 = 10;
-        let control = &mut self.control;
-        if now.since(control.challenges_since) >= PERIOD {
-            control.challenges_since = now;
-            control.challenges = 0;
-        }
-        let allowed = control.challenges < PER_PERIOD;
-        if allowed {
-            control.challenges += 1;
-            self.counters.challenge_acks = self.counters.challenge_acks.saturating_add(1);
-        }
-        allowed
-    }
-
-    /// Owes a challenge ACK, if the limit permits.
-    fn challenge(&mut self, now: Instant) {
-        if self.allow_challenge(now) {
-            self.rcv.debt.now = true;
-        }
     }
 
     /// Whether both ends have said FIN or the connection is over.

@@ -7,55 +7,43 @@ use crate::event::Pending;
 use crate::payload::Payload;
 use crate::rcv::Received;
 use crate::state::{Input, Phase};
-use crate::time::{Duration, Instant};
-use crate::timer::Timer;
-
-/// After this silence a timestamp that looks old may be new: the peer's clock has gone half around (RFC 7323 5.5).
-const TS_RECENT_LIFETIME: Duration = Duration::from_secs(24 * 24 * 3_600);
+use crate::time::Instant;
 
 /// A segment as it is being worked off: what is left of it.
-struct Arrival<'a, P> {
-    segment: &'a Segment,
-    seq: SeqNumber,
-    payload: Option<P>,
-    syn: bool,
-    fin: bool,
+pub(super) struct Arrival<'a, P> {
+    pub(super) segment: &'a Segment,
+    pub(super) seq: SeqNumber,
+    pub(super) payload: Option<P>,
+    pub(super) syn: bool,
+    pub(super) fin: bool,
 }
 
 impl<P: Payload> Arrival<'_, P> {
-    fn len(&self) -> u32 {
+    pub(super) fn len(&self) -> u32 {
         self.payload
             .as_ref()
             .map_or(0, |payload| payload.len() as u32)
     }
 
     /// SEG.LEN.
-    fn seq_len(&self) -> u32 {
+    pub(super) fn seq_len(&self) -> u32 {
         self.len() + u32::from(self.syn) + u32::from(self.fin)
     }
 
-    fn end(&self) -> SeqNumber {
+    pub(super) fn end(&self) -> SeqNumber {
         self.seq + self.seq_len()
     }
 
-    fn has(&self, flags: Flags) -> bool {
+    pub(super) fn has(&self, flags: Flags) -> bool {
         self.segment.flags.contains(flags)
     }
 }
 
-/// How a segment lies to the receive window.
-enum Fit {
-    Acceptable,
-    /// The window is closed, but the segment is where it should be: its header counts, its data does not.
-    HeaderOnly,
-    Unacceptable,
-}
-
 /// One check's verdict: go on, or the segment is done with.
-type Check = core::ops::ControlFlow<Disposition>;
-const NEXT: Check = Check::Continue(());
+pub(super) type Check = core::ops::ControlFlow<Disposition>;
+pub(super) const NEXT: Check = Check::Continue(());
 
-const fn done(reason: DropReason) -> Check {
+pub(super) const fn done(reason: DropReason) -> Check {
     Check::Break(Disposition::Dropped(reason))
 }
 
@@ -131,7 +119,8 @@ impl<P: Payload> Connection<P> {
         let Some(payload) = payload else {
             return Disposition::Accepted;
         };
-        self.on_data(segment.seq, payload)
+        let push = segment.flags.contains(Flags::PSH);
+        self.on_data(segment.seq, payload, push)
     }
 
     fn on_arrival(&mut self, now: Instant, mut arrival: Arrival<'_, P>) -> Check {
@@ -158,110 +147,6 @@ impl<P: Payload> Connection<P> {
         self.process_text(arrival)
     }
 
-    /// RFC 7323 5.3 R1. A segment without the option passes, as in Linux.
-    fn check_paws(&mut self, now: Instant, arrival: &Arrival<'_, P>) -> Check {
-        let old = arrival
-            .segment
-            .options
-            .timestamps
-            .is_some_and(|ts| self.is_older(ts.value));
-        let stale = now.since(self.agreed.ts_recent_at) > TS_RECENT_LIFETIME;
-        if !old || stale || arrival.has(Flags::RST) {
-            return NEXT;
-        }
-        self.acknowledge_unacceptable(now, arrival);
-        done(DropReason::Paws)
-    }
-
-    /// First check: the sequence number.
-    fn check_sequence(&mut self, now: Instant, arrival: &mut Arrival<'_, P>) -> Check {
-        match self.fit(arrival) {
-            Fit::Acceptable => NEXT,
-            Fit::HeaderOnly => NEXT,
-            Fit::Unacceptable => {
-                if arrival.has(Flags::RST) {
-                    return done(DropReason::BadReset);
-                }
-                // RFC 9293 3.10.7.4: a FIN once more in TIME-WAIT restarts the wait.
-                if self.phase == Phase::TimeWait && arrival.fin {
-                    self.timers.arm(Timer::Linger, now + self.config.msl * 2);
-                }
-                self.acknowledge_unacceptable(now, arrival);
-                done(
-                    if arrival.len() > 0 && arrival.end().at_or_before(self.rcv.nxt) {
-                        DropReason::DuplicateData
-                    } else {
-                        DropReason::UnacceptableSequence
-                    },
-                )
-            }
-        }
-    }
-
-    /// The four cases of RFC 9293 3.10.7.4, with two allowances that Linux makes too: an empty segment may stand on the
-    /// right edge (the peer has used the window up and some of that was lost), and so may a bare FIN, which needs no buffer.
-    fn fit(&self, arrival: &Arrival<'_, P>) -> Fit {
-        let (nxt, window) = (self.rcv.nxt, self.rcv.window());
-        let edge = nxt + window;
-        let from_nxt = arrival.seq.at_or_after(nxt);
-        if arrival.seq_len() == 0 {
-            return if from_nxt && arrival.seq.at_or_before(edge) {
-                Fit::Acceptable
-            } else {
-                Fit::Unacceptable
-            };
-        }
-        if window == 0 {
-            return match arrival.seq == nxt {
-                true if arrival.len() == 0 => Fit::Acceptable,
-                true => Fit::HeaderOnly,
-                false => Fit::Unacceptable,
-            };
-        }
-        // Any of it within the window: the RFC asks for the first or the last number, which leaves out segments that stick
-        // out at both ends.
-        if arrival.seq.before(edge) && arrival.end().after(nxt) {
-            Fit::Acceptable
-        } else {
-            Fit::Unacceptable
-        }
-    }
-
-    /// An unacceptable segment is answered with an ACK. An empty one may itself be such an answer: those are rate
-    /// limited, so that two ends that disagree cannot answer each other for ever.
-    fn acknowledge_unacceptable(&mut self, now: Instant, arrival: &Arrival<'_, P>) {
-        if arrival.seq_len() == 0 || arrival.syn {
-            self.challenge(now);
-        } else {
-            self.rcv.debt.now = true;
-        }
-    }
-
-    /// Second check: RST (RFC 5961 3.2: only the exact number is believed; in the window it is questioned).
-    fn check_reset(&mut self, now: Instant, arrival: &Arrival<'_, P>) -> Check {
-        if !arrival.has(Flags::RST) {
-            return NEXT;
-        }
-        if arrival.seq != self.rcv.nxt {
-            self.challenge(now);
-            return done(DropReason::BadReset);
-        }
-        if self.transition(Input::Reset) {
-            return Check::Break(Disposition::Accepted);
-        }
-        // TIME-WAIT does not believe a RST (RFC 1337).
-        done(DropReason::BadReset)
-    }
-
-    /// Fourth check: SYN (RFC 5961 4.2: questioned, whatever its number).
-    fn check_syn(&mut self, now: Instant, arrival: &Arrival<'_, P>) -> Check {
-        if !arrival.syn {
-            return NEXT;
-        }
-        self.challenge(now);
-        done(DropReason::UnexpectedSyn)
-    }
-
     /// Fifth check: the acknowledgment.
     fn check_ack(&mut self, now: Instant, arrival: &Arrival<'_, P>) -> Check {
         if !arrival.has(Flags::ACK) {
@@ -280,7 +165,7 @@ impl<P: Payload> Connection<P> {
             return NEXT;
         }
         // RFC 5961 5.2: an acknowledgment of what was never sent, or older than any window, is questioned.
-        if ack.after(self.snd.nxt) || ack.before(self.snd.una - self.snd.max_wnd) {
+        if ack.after(self.snd.nxt) || ack.before(self.snd.una - self.oldest_ack()) {
             self.challenge(now);
             return done(DropReason::BadAck);
         }
@@ -294,21 +179,6 @@ impl<P: Payload> Connection<P> {
         NEXT
     }
 
-    fn is_older(&self, value: u32) -> bool {
-        self.agreed.timestamps && (value.wrapping_sub(self.agreed.ts_recent) as i32) < 0
-    }
-
-    /// RFC 7323 4.3 (2): the timestamp to echo is that of the segment that the next acknowledgment is for.
-    fn update_ts_recent(&mut self, now: Instant, segment: &Segment, seq: SeqNumber) {
-        if let Some(timestamps) = segment.options.timestamps
-            && self.agreed.timestamps
-            && seq.at_or_before(self.rcv.last_ack)
-        {
-            self.agreed.ts_recent = timestamps.value;
-            self.agreed.ts_recent_at = now;
-        }
-    }
-
     /// Seventh and eighth step: text and FIN.
     fn process_text(&mut self, mut arrival: Arrival<'_, P>) -> Check {
         let seq_len = arrival.seq_len();
@@ -317,7 +187,7 @@ impl<P: Payload> Connection<P> {
         }
         if !self.phase.receives() {
             // CLOSE-WAIT and later: the peer has said FIN.
-            self.rcv.debt.now = true;
+            self.rcv.ack.demand();
             return done(DropReason::DataAfterFin);
         }
         if self.control.orphaned && arrival.len() > 0 && arrival.end().after(self.rcv.nxt) {
@@ -329,11 +199,12 @@ impl<P: Payload> Connection<P> {
         if arrival.fin && self.rcv.fin.is_none() {
             self.rcv.fin = Some(arrival.seq + arrival.len());
             if arrival.payload.is_none() && arrival.seq != self.rcv.nxt {
-                self.rcv.debt.duplicates = self.rcv.debt.duplicates.saturating_add(1);
+                self.rcv.ack.demand_duplicate();
             }
         }
+        let push = arrival.has(Flags::PSH);
         let disposition = match arrival.payload {
-            Some(payload) => self.on_data(arrival.seq, payload),
+            Some(payload) => self.on_data(arrival.seq, payload, push),
             None => Disposition::Accepted,
         };
         if self.rcv.fin_is_next() {
@@ -352,6 +223,9 @@ impl<P: Payload> Connection<P> {
         let nxt = self.rcv.nxt;
         let old = nxt.distance_from(arrival.seq);
         if old > 0 {
+            if arrival.len() > 0 {
+                self.rcv.note_duplicate(arrival.seq, nxt);
+            }
             match &mut arrival.payload {
                 Some(payload) if payload.len() > old as usize => payload.advance(old as usize),
                 _ => arrival.payload = None,
@@ -368,7 +242,7 @@ impl<P: Payload> Connection<P> {
         }
         arrival.fin = false;
         // The peer should know where the window ends, at once.
-        self.rcv.debt.now = true;
+        self.rcv.ack.demand();
         match &mut arrival.payload {
             Some(payload) if room > 0 => payload.truncate(room as usize),
             _ => arrival.payload = None,
@@ -377,9 +251,10 @@ impl<P: Payload> Connection<P> {
     }
 
     /// Hands data to the receiving half.
-    fn on_data(&mut self, seq: SeqNumber, payload: P) -> Disposition {
+    fn on_data(&mut self, seq: SeqNumber, payload: P, push: bool) -> Disposition {
         let before = self.rcv.nxt;
-        let received = self.rcv.on_data(seq, payload);
+        let context = self.receive_context(push);
+        let received = self.rcv.on_data(seq, payload, context);
         match received {
             Received::InOrder => {
                 let bytes = self.rcv.nxt.distance_from(before) as u32;
@@ -437,7 +312,7 @@ impl<P: Payload> Connection<P> {
         self.transition(Input::SynAcked);
         // The window in which data may follow on a SYN-ACK is the one that our SYN offered.
         self.rcv.offer_unscaled();
-        self.rcv.debt.now = true;
+        self.rcv.ack.demand();
         let arrival = Arrival {
             seq: segment.seq + 1,
             payload,

@@ -8,6 +8,7 @@ use bywash_wire::{Timestamps, Tuple};
 use proptest::prelude::*;
 
 use super::*;
+use crate::time::Duration;
 use crate::{Config, ListenOutcome, Listener};
 
 const ISS: SeqNumber = SeqNumber::new(u32::MAX - 2_000);

@@ -31,7 +31,7 @@ impl<P: Payload> Connection<P> {
         match timer {
             Timer::Retransmit => self.on_retransmit_timeout(now),
             Timer::Persist => self.on_persist_timeout(now),
-            Timer::DelayedAck => self.rcv.debt.now = true,
+            Timer::DelayedAck => self.on_delayed_ack_timeout(),
             Timer::Linger => {
                 self.transition(Input::Expired);
             }

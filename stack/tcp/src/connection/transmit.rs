@@ -10,7 +10,7 @@ use super::{Connection, TIMESTAMPS_LEN, Transmit};
 use crate::info::LimitedBy;
 use crate::payload::Payload;
 use crate::state::Phase;
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use crate::timer::Timer;
 
 impl<P: Payload> Connection<P> {
@@ -30,15 +30,12 @@ impl<P: Payload> Connection<P> {
             return Some(self.transmit_record(index, now, false));
         }
         if self.takes_pure_ack() {
-            return Some(self.pure_ack(now, self.snd.nxt));
+            return Some(self.pure_ack(now, self.acceptable_seq()));
         }
         if core::mem::take(&mut self.control.probe) {
             return Some(self.pure_ack(now, self.probe_seq()));
         }
-        if self.rcv.debt.bytes > 0 && !self.timers.is_armed(Timer::DelayedAck) {
-            self.timers
-                .arm(Timer::DelayedAck, now + self.config.delayed_ack);
-        }
+        self.delay_ack(now);
         None
     }
 
@@ -217,6 +214,9 @@ impl<P: Payload> Connection<P> {
             if len > 0 && (len as usize) < self.segment_limit() {
                 self.control.small_end = Some(end);
             }
+            if len > 0 {
+                self.rcv.ack.on_data_sent(now);
+            }
             self.on_data_sent();
         }
         self.control.sent_at = now;
@@ -255,24 +255,10 @@ impl<P: Payload> Connection<P> {
         let mut segment = self.empty_segment(Flags::ACK);
         segment.window = self.rcv.offer();
         segment.options.timestamps = self.timestamps_option(now);
-        if self.agreed.sack && !self.rcv.ooo.is_empty() {
+        if self.agreed.sack {
             self.add_sack(&mut segment.options, len);
         }
         segment
-    }
-
-    /// SACK blocks as far as segment and header have room: data is never cut to make room for them.
-    fn add_sack(&mut self, options: &mut Options, len: u32) {
-        let room = usize::from(self.agreed.mss).saturating_sub(len as usize);
-        let blocks = self.rcv.ooo.sack_blocks();
-        for count in (1..=blocks.len()).rev() {
-            options.sack = blocks.iter().take(count).collect();
-            if options.emitted_len() <= room {
-                self.counters.sack_sent = self.counters.sack_sent.saturating_add(1);
-                return;
-            }
-        }
-        options.sack = SackBlocks::EMPTY;
     }
 
     fn timestamps_option(&self, now: Instant) -> Option<Timestamps> {
@@ -281,23 +267,6 @@ impl<P: Payload> Connection<P> {
             // Before the peer's SYN this is zero, as RFC 7323 3.2 demands.
             echo: self.agreed.ts_recent,
         })
-    }
-
-    /// Whether an empty segment is owed; counts it as paid.
-    fn takes_pure_ack(&mut self) -> bool {
-        if self.phase == Phase::SynSent {
-            return false;
-        }
-        if self.rcv.debt.duplicates > 0 {
-            // Progress is acknowledged first: only what repeats an acknowledgment is a duplicate, and the peer counts those.
-            if self.rcv.last_ack == self.rcv.nxt {
-                self.rcv.debt.duplicates -= 1;
-            }
-            return true;
-        }
-        self.rcv.owes_ack_now()
-            || (self.rcv.debt.bytes > 0 && self.config.delayed_ack == Duration::ZERO)
-            || (self.phase.receives() && self.rcv.owes_window_update())
     }
 
     fn pure_ack(&mut self, now: Instant, seq: SeqNumber) -> Transmit<'_, P> {
@@ -311,11 +280,6 @@ impl<P: Payload> Connection<P> {
             retransmission: false,
             ecn: Ecn::NotEct,
         }
-    }
-
-    fn on_ack_sent(&mut self) {
-        self.rcv.on_ack_sent();
-        self.timers.disarm(Timer::DelayedAck);
     }
 
     fn reset_segment(&mut self, seq: SeqNumber, acknowledges: bool) -> Transmit<'_, P> {

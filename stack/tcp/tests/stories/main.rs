@@ -5,6 +5,7 @@ mod support;
 
 mod adversary;
 mod closing;
+mod duplicates;
 mod frames;
 mod handshake;
 mod icmp;

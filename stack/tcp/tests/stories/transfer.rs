@@ -142,18 +142,33 @@ fn a_small_segment_waits_for_the_delayed_ack_once_the_start_is_over() {
         pair.a.send(b"x");
         pair.run_for(ms(100));
     }
-    pair.trace.clear();
-    pair.a.send(b"y");
-    pair.run_for(ms(500));
-    let [data, ack] = &pair.trace[..] else {
-        panic!("{}", pair.story())
-    };
-    assert!(data.is_data() && ack.is_pure_ack());
-    assert_eq!(
-        ack.at.since(data.at),
-        ms(41),
-        "1 ms on the way, 40 ms of hope for data to ride on"
-    );
+    // Read at once, and nothing to answer with: nothing to wait for. Unread: 40 ms of hope for data to ride on.
+    for (reads, waits) in [(true, 1), (false, 41)] {
+        pair.trace.clear();
+        pair.b.reads = reads;
+        pair.a.send(b"y");
+        pair.run_for(ms(100));
+        let [data, ack] = &pair.trace[..] else {
+            panic!("{}", pair.story())
+        };
+        assert!(data.is_data() && ack.is_pure_ack());
+        assert_eq!(ack.at.since(data.at), ms(waits), "1 ms on the way");
+    }
+}
+
+#[test]
+fn an_answer_carries_the_acknowledgment_once_the_two_talk_by_turns() {
+    let mut pair = Pair::established(&Config::default(), &Config::default());
+    for turn in 0..5 {
+        pair.trace.clear();
+        pair.a.send(b"question");
+        pair.run_for(ms(10));
+        pair.b.send(b"answer");
+        pair.run_for(ms(100));
+        let acks = pair.trace.iter().filter(|trace| trace.is_pure_ack());
+        let of_b = acks.filter(|ack| ack.from == Side::B).count();
+        assert_eq!(of_b, usize::from(turn == 0), "{}", pair.story());
+    }
 }
 
 #[test]

@@ -117,6 +117,11 @@ impl Lone {
 
     /// In SYN-RECEIVED, the SYN-ACK sent.
     pub(crate) fn called(config: &Config) -> Self {
+        Self::called_with(config, |_| {})
+    }
+
+    /// In SYN-RECEIVED after a SYN with changes.
+    pub(crate) fn called_with(config: &Config, change: impl FnOnce(&mut Segment)) -> Self {
         let now = Instant::ZERO + Duration::from_secs(100);
         let mut syn = Segment {
             seq: ISS_B,
@@ -125,6 +130,7 @@ impl Lone {
             ..Segment::default()
         };
         syn.options.mss = Some(1_000);
+        change(&mut syn);
         let listener = Listener::new(config.clone());
         let ListenOutcome::Connection(tcp) = listener.on_segment(now, tuple(), &syn, ISS_A, 0)
         else {
