@@ -195,7 +195,10 @@ fn unsafe_is_in_xsk_and_where_there_is_a_reason() {
         found.visit_file(&parse(&path));
         if path.starts_with("stack/xsk") {
             in_xsk += found.0.len();
-        } else if !UNSAFE_ELSEWHERE.iter().any(|folder| path.starts_with(folder)) {
+        } else if !UNSAFE_ELSEWHERE
+            .iter()
+            .any(|folder| path.starts_with(folder))
+        {
             elsewhere.extend(
                 found
                     .0
