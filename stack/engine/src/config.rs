@@ -121,6 +121,8 @@ impl Default for ShardConfig {
             index: 0,
             shards: 1,
             tcp: TcpConfig {
+                // Whatever the device's MTU allows.
+                mss: u16::MAX,
                 receive_buffer: RECEIVE_BUFFER,
                 ..TcpConfig::default()
             },

@@ -9,7 +9,7 @@ use crossbeam::channel::bounded;
 use serde_json::{Value, json};
 
 use crate::directory::{ControlMessage, Directory};
-use crate::engine::{EngineDescription, WatchdogStatus};
+use crate::engine::{EngineDescription, LiveDevice, WatchdogStatus};
 use crate::host::control::{Handler, Operation, Request};
 use crate::report::{EngineReport, ShardReport};
 
@@ -21,6 +21,7 @@ pub(crate) fn handler(
     description: EngineDescription,
     directory: Arc<Directory>,
     demux: Arc<Demux>,
+    live: Arc<LiveDevice>,
     watchdog: Option<Arc<WatchdogStatus>>,
 ) -> Handler {
     // The server ends before the engine detaches; a strong reference would keep it attached.
@@ -32,11 +33,15 @@ pub(crate) fn handler(
         }
         let demux = demux.upgrade().ok_or("the engine is ending")?;
         let counters = demux.counters().map_err(|error| error.to_string())?;
+        let now = live.now();
         let report = EngineReport {
             version: version.to_owned(),
             pid: std::process::id(),
             device: description.device.clone(),
-            addresses: description.addresses.clone(),
+            addresses: now.addresses.into_iter().collect(),
+            link: if now.running { "up" } else { "down" }.to_owned(),
+            mtu: now.mtu,
+            mac: now.mac.to_string(),
             bind_mode: mode_name(description.bind_mode).to_owned(),
             xdp_mode: description.xdp_mode.to_owned(),
             watchdog: watchdog.as_ref().map(|status| status.report()),

@@ -38,6 +38,8 @@ const STRIPES: usize = 64;
 pub(crate) enum ControlMessage {
     /// Answer with the present state.
     Report(Sender<ShardReport>),
+    /// The device's MTU is this now.
+    Mtu(u16),
 }
 
 /// A frame of another shard's memory, lent for as long as it takes to copy it.

@@ -22,9 +22,12 @@ use bywash_xsk::{Marks, Mode, PoolClass, RingSizes, UmemConfig, XskConfig, XskPo
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 mod config;
+mod live;
 mod watchdog;
 
 pub use config::{EngineConfig, EngineDescription, EngineError, StartError};
+use live::Follower;
+pub(crate) use live::LiveDevice;
 use watchdog::Watchdog;
 pub(crate) use watchdog::WatchdogStatus;
 
@@ -32,7 +35,8 @@ use crate::clock::MonotonicClock;
 use crate::config::{PoolPolicy, ShardConfig};
 use crate::control;
 use crate::directory::Directory;
-use crate::host::{ControlServer, Device, EngineLock, Host, HostEvent};
+use crate::host::{ControlServer, Device, EngineLock, Host};
+use crate::paths::mtu_of_chunk;
 use crate::pools::FIRST_POOL;
 use crate::pools::scan::SCAN_ALL_UP_TO;
 use crate::random::SystemRandom;
@@ -43,16 +47,27 @@ use crate::steering::{DemuxSteering, EnginePorts};
 /// veth's receive ring has 256 entries, and what does not fit is dropped: a little less may be on
 /// its way there at a time (drivers/net/veth.c, `VETH_RING_SIZE`).
 const VETH_OUTSTANDING: u32 = 224;
-/// What XDP takes of a chunk before the packet, and the least that a frame has besides its IP
-/// packet: Ethernet header and a VLAN tag.
-const XDP_HEADROOM: u32 = 256;
-const LINK_HEADER: u32 = 18;
+/// Chunk sizes: half a page for the usual MTU, and the largest that there is.
+const CHUNK_SMALL: u32 = 2048;
+const CHUNK_LARGE: u32 = 4096;
 
 /// What the shard threads share with the engine's handle.
 #[derive(Debug)]
 struct Shared {
     stop: AtomicBool,
     ended: AtomicU32,
+    /// The device is gone: that is why it stops.
+    gone: AtomicBool,
+}
+
+impl Shared {
+    /// Asks every shard to end.
+    fn stop(&self, directory: &Directory) {
+        self.stop.store(true, Ordering::Relaxed);
+        for shard in 0..directory.shards() {
+            directory.inbox(shard).wake();
+        }
+    }
 }
 
 /// Says that a shard has ended, also when it panics, and then ends the others.
@@ -66,10 +81,7 @@ impl Drop for EndGuard {
     fn drop(&mut self) {
         self.directory.pulse(self.shard).end();
         self.shared.ended.fetch_add(1, Ordering::Release);
-        self.shared.stop.store(true, Ordering::Relaxed);
-        for shard in 0..self.directory.shards() {
-            self.directory.inbox(shard).wake();
-        }
+        self.shared.stop(&self.directory);
     }
 }
 
@@ -101,11 +113,20 @@ impl<S: Service + Send + 'static> Engine<S> {
         let directory = Arc::new(Directory::new(config.shards));
         // Before the sockets: from here on a stopped engine would cut its ports off.
         let watchdog = Watchdog::start(&config, &demux, &directory)?;
-        let host = host(&device, &demux)?;
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             ended: AtomicU32::new(0),
+            gone: AtomicBool::new(false),
         });
+        let live = Arc::new(LiveDevice::new(&device));
+        let follower = Follower {
+            device: device.name.clone(),
+            live: live.clone(),
+            demux: Arc::downgrade(&demux),
+            directory: directory.clone(),
+            shared: shared.clone(),
+        };
+        let host = Host::spawn(&device, move |event| follower.on_event(event))?;
         let (release, released) = bounded::<()>(0);
         let checksum = checksum_policy(&device);
         let mut engine = Self {
@@ -163,6 +184,7 @@ impl<S: Service + Send + 'static> Engine<S> {
                 engine.description.clone(),
                 engine.directory.clone(),
                 demux,
+                live,
                 engine.watchdog.as_ref().map(Watchdog::status),
             ),
         )?);
@@ -193,10 +215,7 @@ impl<S: Service + Send + 'static> Engine<S> {
     /// Asks every shard to end: services get `Stopping`, connections are closed, and reset after
     /// the linger time.
     pub fn stop(&self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        for shard in 0..self.directory.shards() {
-            self.directory.inbox(shard).wake();
-        }
+        self.shared.stop(&self.directory);
     }
 
     /// Whether every shard has ended.
@@ -234,6 +253,9 @@ impl<S: Service + Send + 'static> Engine<S> {
         }
         match panicked {
             Some(index) => Err(EngineError::Panicked(index)),
+            None if self.shared.gone.load(Ordering::Relaxed) => {
+                Err(EngineError::DeviceGone(self.description.device.clone()))
+            }
             None => detached.map(|()| services),
         }
     }
@@ -241,10 +263,7 @@ impl<S: Service + Send + 'static> Engine<S> {
 
 impl<S> Drop for Engine<S> {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        for shard in 0..self.directory.shards() {
-            self.directory.inbox(shard).wake();
-        }
+        self.shared.stop(&self.directory);
         self.control = None;
         self.host = None;
         self.watchdog = None;
@@ -361,14 +380,13 @@ fn check(config: &EngineConfig, device: &Device) -> Result<(), StartError> {
             shards,
         });
     }
-    // Page-sized chunks are the largest there are; veth wants room for its skb head as well
-    // (veth_xdp_set), which its own check finds at attach.
-    let most = 4096 - XDP_HEADROOM - LINK_HEADER;
-    if u32::from(device.mtu) > most {
+    // veth wants room for its skb head as well (veth_xdp_set), which its own check finds at attach.
+    let most = mtu_of_chunk(CHUNK_LARGE);
+    if device.mtu > most {
         return Err(StartError::Mtu {
             device: device.name.clone(),
             mtu: device.mtu,
-            most,
+            most: most.into(),
         });
     }
     Ok(())
@@ -398,31 +416,8 @@ fn attach(config: &EngineConfig, device: &Device) -> Result<Demux, StartError> {
     Ok(demux)
 }
 
-/// The host thread, with the demultiplexer following the device's addresses.
-fn host(device: &Device, demux: &Arc<Demux>) -> Result<Host, StartError> {
-    // The engine's is the last strong reference: its drop detaches.
-    let demux = Arc::downgrade(demux);
-    let on_event = move |event: HostEvent| {
-        let Some(demux) = demux.upgrade() else {
-            return;
-        };
-        let done = match event {
-            HostEvent::AddressAdded(address) => demux.add_address(address),
-            HostEvent::AddressRemoved(address) => demux.remove_address(address),
-            other => {
-                tracing::info!(?other, "the device changed");
-                Ok(())
-            }
-        };
-        if let Err(error) = done {
-            tracing::error!(%error, "the demultiplexer does not follow the device's addresses");
-        }
-    };
-    Ok(Host::spawn(device, on_event)?)
-}
-
 fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {
-    let small = u32::from(device.mtu) + LINK_HEADER + XDP_HEADROOM <= 2048;
+    let small = device.mtu <= mtu_of_chunk(CHUNK_SMALL);
     let rings = RingSizes::default();
     let base = XskConfig::new(device.name.clone(), queue);
     let rx_frames = rings.primary
@@ -433,7 +428,7 @@ fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {
     let veth = device.driver.as_deref() == Some("veth");
     XskConfig {
         umem: UmemConfig {
-            chunk_size: if small { 2048 } else { 4096 },
+            chunk_size: if small { CHUNK_SMALL } else { CHUNK_LARGE },
             rx_frames,
             tx_frames: config.tx_frames,
             ..UmemConfig::default()

@@ -12,6 +12,8 @@ pub(crate) struct PortListener {
     /// The LISTEN state for each family: their segment sizes differ. Connections share its settings.
     v4: Listener,
     v6: Listener,
+    /// As it was asked for: for another MTU.
+    config: TcpConfig,
     /// Connections in SYN-RECEIVED that came here.
     pub(crate) half_open: u32,
     /// Connections accepted since the start.
@@ -20,15 +22,11 @@ pub(crate) struct PortListener {
 
 impl PortListener {
     fn new(config: &TcpConfig, mtu: u16) -> Self {
-        let listener = |most: u16| {
-            Listener::new(TcpConfig {
-                mss: config.mss.min(most),
-                ..config.clone()
-            })
-        };
+        let (v4, v6) = listeners(config, mtu);
         Self {
-            v4: listener(mtu.saturating_sub(MSS_BELOW_MTU_V4)),
-            v6: listener(mtu.saturating_sub(MSS_BELOW_MTU_V6)),
+            v4,
+            v6,
+            config: config.clone(),
             half_open: 0,
             accepted: 0,
         }
@@ -38,6 +36,17 @@ impl PortListener {
     pub(crate) fn listener(&self, tuple: &Tuple) -> &Listener {
         if tuple.is_v4() { &self.v4 } else { &self.v6 }
     }
+}
+
+/// The LISTEN states of both families for a device of this MTU.
+fn listeners(config: &TcpConfig, mtu: u16) -> (Listener, Listener) {
+    let listener = |headers: u16| {
+        Listener::new(TcpConfig {
+            mss: config.mss.min(mtu.saturating_sub(headers)),
+            ..config.clone()
+        })
+    };
+    (listener(MSS_BELOW_MTU_V4), listener(MSS_BELOW_MTU_V6))
 }
 
 /// Listening ports by number.
@@ -53,6 +62,13 @@ impl Listeners {
 
     pub(crate) fn insert(&mut self, port: u16, config: &TcpConfig, mtu: u16) {
         self.by_port.insert(port, PortListener::new(config, mtu));
+    }
+
+    /// Connections that come from now on know the device's new MTU.
+    pub(crate) fn set_mtu(&mut self, mtu: u16) {
+        for listener in self.by_port.values_mut() {
+            (listener.v4, listener.v6) = listeners(&listener.config, mtu);
+        }
     }
 
     pub(crate) fn remove(&mut self, port: u16) -> bool {

@@ -30,13 +30,18 @@ impl<P: Port> Core<P> {
         self.env.routes.poll(&mut changed);
         let count = changed.len();
         for remote in changed.drain(..) {
-            match self.pathless.remove(&remote) {
-                Some(waiting) => waiting
-                    .into_iter()
-                    .for_each(|index| self.find_path_of(index, remote)),
-                None => self.repath(remote),
+            let waiting = self.pathless.remove(&remote);
+            // First answers are many and concern those that wait alone.
+            let concerns_others = waiting.is_none() || self.outdated.remove(&remote);
+            for index in waiting.into_iter().flatten() {
+                self.find_path_of(index, remote);
+            }
+            if concerns_others {
+                self.repath(remote);
             }
         }
+        // Questions that could not be put are put again in the next turn.
+        changed.append(&mut self.unasked);
         self.changed = changed;
         count
     }
@@ -51,13 +56,45 @@ impl<P: Port> Core<P> {
         }
     }
 
-    /// A known path changed under established connections: a new gateway, MAC address or MTU. It
-    /// walks all connections, which a route change is rare enough for.
+    /// The device's MTU changed. Segments of all connections shrink with it; those of new ones grow
+    /// with it too, as far as a received frame fits a chunk.
+    pub(crate) fn set_mtu(&mut self, mtu: u16) {
+        let chunk = self.port.umem().config().chunk_size;
+        let most = mtu_of_chunk(chunk);
+        if mtu > most {
+            tracing::warn!(
+                mtu,
+                most,
+                "the MTU is beyond what the frames of this engine hold: it goes on with the most; restart it to use all"
+            );
+        }
+        self.config.mtu = mtu.min(most);
+        self.listeners.set_mtu(self.config.mtu);
+        self.each_connection(|core, index| {
+            let mtu = core.config.mtu;
+            if let Some(conn) = core.conns.by_index(index)
+                && conn.opening.is_none()
+            {
+                let mss = mss_for(mtu, conn.tcp.tuple());
+                conn.tcp.set_mss(mss);
+                core.mark_dirty(index);
+            }
+        });
+    }
+
+    /// A known path changed under established connections: a new gateway, MAC address or MTU, or
+    /// none any more. It walks all connections, which a route change is rare enough for.
     fn repath(&mut self, remote: IpAddr) {
-        let Resolution::Ready(path) = self.env.routes.resolve(remote) else {
-            // Unreachable for now: TCP's own time-outs decide how long to hope.
-            return;
-        };
+        let resolution = self.env.routes.resolve(remote);
+        match &resolution {
+            Resolution::Ready(_) => {}
+            Resolution::Unreachable(reason) if reason.is_verdict() => {}
+            Resolution::Pending | Resolution::Unreachable(_) => {
+                // The old path serves meanwhile, and may be wrong once the answer is there.
+                self.outdated.insert(remote);
+                return;
+            }
+        }
         let concerned: Vec<u32> = self
             .conns
             .iter()
@@ -65,7 +102,21 @@ impl<P: Port> Core<P> {
             .map(|(id, _)| id.index)
             .collect();
         for index in concerned {
-            self.set_path(index, &path);
+            match &resolution {
+                Resolution::Ready(path) => self.set_path(index, path),
+                _ => self.lose_path(index, remote),
+            }
+        }
+    }
+
+    /// The way to the peer is gone: nothing is sent the old way. TCP's own time-outs decide how long
+    /// to hope.
+    fn lose_path(&mut self, index: u32, remote: IpAddr) {
+        if let Some(conn) = self.conns.by_index(index)
+            && conn.link.take().is_some()
+        {
+            self.counters.paths_lost += 1;
+            self.pathless.entry(remote).or_default().push(index);
         }
     }
 
@@ -152,6 +203,16 @@ impl<P: Port> Core<P> {
         let Some(conn) = self.conns.by_index(index) else {
             return;
         };
+        if conn.opening.is_none() && conn.tcp.state() != bywash_tcp::State::SynReceived {
+            // It had a path, and hopes for another; what is found out now is named again when it is
+            // forgotten.
+            let remote = conn.tcp.tuple().remote;
+            self.pathless.entry(remote).or_default().push(index);
+            if reason == Unreachable::Busy {
+                self.unasked.push(remote);
+            }
+            return;
+        }
         let drop_reason = match reason {
             Unreachable::NoNeighbour { .. } => DropReason::NoNeighbour,
             _ => DropReason::NoRoute,
@@ -174,6 +235,16 @@ fn peer_address(tuple: &Tuple) -> SocketAddr {
 pub(crate) const MSS_BELOW_MTU_V4: u16 = 40;
 /// IPv6 and TCP header without options (RFC 8200 8.3).
 pub(crate) const MSS_BELOW_MTU_V6: u16 = 60;
+
+/// What XDP takes of a chunk before a received packet.
+const XDP_HEADROOM: u32 = 256;
+/// The least that a frame has besides its IP packet: Ethernet header and a VLAN tag.
+const LINK_HEADER: u32 = 18;
+
+/// The largest MTU whose frames fit a chunk of this size on receive.
+pub(crate) fn mtu_of_chunk(chunk: u32) -> u16 {
+    u16::try_from(chunk.saturating_sub(XDP_HEADROOM + LINK_HEADER)).unwrap_or(u16::MAX)
+}
 
 /// Largest payload without options in a datagram of `mtu` bytes.
 fn mss_for(mtu: u16, tuple: &Tuple) -> u16 {

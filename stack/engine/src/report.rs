@@ -29,6 +29,7 @@ pub(crate) struct Counters {
     pub(crate) moves_forced: u64,
     pub(crate) tx_frames_wanted: u64,
     pub(crate) partial_checksums: u64,
+    pub(crate) paths_lost: u64,
     pub(crate) icmp_errors: u64,
     pub(crate) challenges_withheld: u64,
     pub(crate) drops: [u64; DropReason::COUNT],
@@ -53,6 +54,7 @@ impl Default for Counters {
             moves_forced: 0,
             tx_frames_wanted: 0,
             partial_checksums: 0,
+            paths_lost: 0,
             icmp_errors: 0,
             challenges_withheld: 0,
             drops: [0; DropReason::COUNT],
@@ -205,8 +207,14 @@ pub struct EngineReport {
     pub pid: u32,
     /// Interface name.
     pub device: String,
-    /// Addresses of the device.
+    /// Addresses of the device now.
     pub addresses: Vec<IpAddr>,
+    /// `up` or `down`: whether the device is up and has carrier.
+    pub link: String,
+    /// MTU of the device now, bytes.
+    pub mtu: u16,
+    /// MAC address of the device now.
+    pub mac: String,
     /// `copy` or `zero-copy`, as read back from the kernel.
     pub bind_mode: String,
     /// `native` or `generic`.
@@ -319,6 +327,7 @@ impl<P: Port> Core<P> {
             ("moves-forced", own.moves_forced),
             ("tx-frames-wanted", own.tx_frames_wanted),
             ("partial-checksums", own.partial_checksums),
+            ("paths-lost", own.paths_lost),
             ("icmp-errors", own.icmp_errors),
             ("challenges-withheld", own.challenges_withheld),
             ("frames-received", port.received),

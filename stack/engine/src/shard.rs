@@ -155,6 +155,10 @@ pub struct Core<P: Port> {
     pub(crate) path_mtus: PathMtus,
     /// Connections that wait for the path to their peer.
     pub(crate) pathless: HashMap<IpAddr, Vec<u32>, foldhash::fast::RandomState>,
+    /// Remotes that could not be asked for, because too many questions were open.
+    pub(crate) unasked: Vec<IpAddr>,
+    /// Remotes whose connections use a path that was being asked for anew when it was last looked at.
+    pub(crate) outdated: hashbrown::HashSet<IpAddr, foldhash::fast::RandomState>,
     /// Events that come from no connection's own queue.
     pub(crate) events: VecDeque<Event>,
     /// Frames of one ring, between `receive` and decode; kept for its allocation.
@@ -259,6 +263,8 @@ impl<P: Port> Core<P> {
             starved: Vec::new(),
             path_mtus: PathMtus::default(),
             pathless: HashMap::default(),
+            unasked: Vec::new(),
+            outdated: hashbrown::HashSet::default(),
             events: VecDeque::new(),
             batch: Vec::new(),
             pressed: Vec::new(),

@@ -76,6 +76,12 @@ impl Traces {
             "an XDP program is still on {}",
             self.side.device
         );
+        self.gone_with_device(programs);
+    }
+
+    /// As [`gone`](Self::gone), where the device cannot be asked any more.
+    #[track_caller]
+    pub fn gone_with_device(&self, programs: &[u64]) {
         assert!(
             !self.is_mounted(),
             "still mounted: {}",

@@ -48,9 +48,11 @@ fn engine(out: &mut impl Write, report: &EngineReport, with_pools: bool) -> io::
     let addresses: Vec<String> = report.addresses.iter().map(ToString::to_string).collect();
     writeln!(
         out,
-        "{} ({}): process {}, bywash {}, {} mode, {} XDP",
+        "{} ({}): link {}, MTU {}, process {}, bywash {}, {} mode, {} XDP",
         report.device,
         addresses.join(" "),
+        report.link,
+        report.mtu,
         report.pid,
         report.version,
         report.bind_mode,

@@ -166,6 +166,9 @@ pub enum EngineError {
     /// A shard panicked. The device is in order again all the same.
     #[error("shard {0} panicked; its message is above")]
     Panicked(u32),
+    /// The device was deleted, or moved to another network namespace. Its connections are lost.
+    #[error("{0} is gone: it was deleted, or moved to another network namespace")]
+    DeviceGone(String),
     /// Program, pins or mount could not be removed.
     #[error(transparent)]
     Detach(#[from] bywash_xdp::DetachError),

@@ -69,6 +69,14 @@ pub enum Unreachable {
     Failed(Arc<str>),
 }
 
+impl Unreachable {
+    /// Whether this is the answer to the question, and not a failure to ask it.
+    #[must_use]
+    pub fn is_verdict(&self) -> bool {
+        !matches!(self, Self::Busy | Self::Failed(_))
+    }
+}
+
 /// What is known now about the way to a remote host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolution {

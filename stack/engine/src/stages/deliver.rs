@@ -68,10 +68,14 @@ impl<P: Port, S: Service> Shard<P, S> {
         let mut taken = 0;
         while let Some(message) = self.take_control() {
             taken += 1;
-            let ControlMessage::Report(reply) = message;
-            // Whoever asked may have given up waiting; that is its business.
-            if reply.send(self.core.report()).is_err() {
-                tracing::debug!("nobody waits for the report any more");
+            match message {
+                ControlMessage::Report(reply) => {
+                    // Whoever asked may have given up waiting; that is its business.
+                    if reply.send(self.core.report()).is_err() {
+                        tracing::debug!("nobody waits for the report any more");
+                    }
+                }
+                ControlMessage::Mtu(mtu) => self.core.set_mtu(mtu),
             }
         }
         taken
