@@ -15,6 +15,8 @@ pub enum LimitedBy {
     ReceiveWindow,
     /// The segment due for retransmission still lies in the transmit ring.
     TransmitQueue,
+    /// The pacing rate is used up.
+    Pacing,
 }
 
 code!(
@@ -23,6 +25,7 @@ code!(
         CongestionWindow = 1,
         ReceiveWindow = 2,
         TransmitQueue = 3,
+        Pacing = 4,
     }
 );
 

@@ -18,7 +18,7 @@
 //! | `reassembly` | segments out of order, SACK blocks |
 //! | `loss` | which segments are believed lost: NewReno, the seam for RACK-TLP |
 //! | `congestion` | how much may be on the way, and how fast it may leave |
-//! | `rate` | how fast the path delivers |
+//! | `rate`, `pacing` | how fast the path delivers, and segments leave |
 //! | `rtt`, `timer`, [`time`] | the retransmission time-out, named deadlines, nanoseconds |
 //! | `listener`, `reset` | the states LISTEN and CLOSED |
 //! | `config`, `event`, `info`, `payload` | what goes in and comes out |
@@ -67,6 +67,7 @@ mod event;
 mod info;
 mod listener;
 mod loss;
+mod pacing;
 mod path_mtu;
 mod payload;
 mod rate;

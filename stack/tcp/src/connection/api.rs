@@ -251,6 +251,7 @@ impl<P: Payload> Connection<P> {
         self.control.save(out);
         self.timers.save(out);
         self.congestion.save(out);
+        self.pacer.save(out);
         self.loss.save(out);
         self.rtt.save(out);
         self.counters.save(out);
@@ -273,6 +274,7 @@ impl<P: Payload> Connection<P> {
         let control = Code::load(&mut input)?;
         let timers = Code::load(&mut input)?;
         let congestion = Code::load(&mut input)?;
+        let pacer = Code::load(&mut input)?;
         let loss = Code::load(&mut input)?;
         let rtt = Code::load(&mut input)?;
         let counters = Code::load(&mut input)?;
@@ -289,6 +291,7 @@ impl<P: Payload> Connection<P> {
             control,
             timers,
             congestion,
+            pacer,
             loss,
             rtt,
             counters,

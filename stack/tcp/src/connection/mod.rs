@@ -33,6 +33,7 @@ use crate::congestion::{Controller, Moment};
 use crate::event::{CloseReason, Pending};
 use crate::info::LimitedBy;
 use crate::loss::LossDetection;
+use crate::pacing::Pacer;
 use crate::path_mtu::PathMtu;
 use crate::payload::Payload;
 use crate::rcv::Receiver;
@@ -66,6 +67,7 @@ pub struct Connection<P: Payload> {
     control: Control,
     timers: Timers,
     congestion: Controller,
+    pacer: Pacer,
     loss: LossDetection,
     rtt: RttEstimator,
     counters: Counters,
@@ -286,6 +288,7 @@ impl<P: Payload> Connection<P> {
                 config.mss.into(),
                 iss.raw() ^ ts_offset,
             ),
+            pacer: Pacer::default(),
             loss: LossDetection::new(iss),
             rtt: RttEstimator::new(config),
             counters: Counters::default(),

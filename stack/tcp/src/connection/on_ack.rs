@@ -58,6 +58,9 @@ impl<P: Payload> Connection<P> {
         let context = self.ack_context(now, rtt);
         self.loss
             .on_ack(&mut self.snd, &mut self.congestion, &acked, context);
+        if self.congestion.is_probing_rtt() {
+            self.snd.rate.on_app_limited(self.snd.pipe());
+        }
         // RFC 6298 5.2 and 5.3.
         if self.snd.is_outstanding() {
             self.timers
@@ -76,14 +79,14 @@ impl<P: Payload> Connection<P> {
     }
 
     /// What loss detection and congestion control must know of an ACK besides what it acknowledges.
-    fn ack_context(&self, now: Instant, rtt: Option<Duration>) -> AckContext {
+    fn ack_context(&mut self, now: Instant, rtt: Option<Duration>) -> AckContext {
         AckContext {
             now,
             mss: self.segment_limit() as u32,
             rtt,
             srtt: self.rtt.srtt(),
             min_rtt: self.rtt.min(),
-            cwnd_limited: self.control.cwnd_limited,
+            cwnd_limited: core::mem::take(&mut self.control.cwnd_limited),
             ecn_echo: false,
             sack: self.agreed.sack,
         }

@@ -8,6 +8,7 @@ use bywash_wire::{Ecn, Flags, Options, SackBlocks, Segment, SeqNumber, Timestamp
 
 use super::{Connection, TIMESTAMPS_LEN, Transmit};
 use crate::info::LimitedBy;
+use crate::pacing::Pace;
 use crate::payload::Payload;
 use crate::state::Phase;
 use crate::time::Instant;
@@ -23,10 +24,15 @@ impl<P: Payload> Connection<P> {
         if let Phase::Closed(_) = self.phase {
             return None;
         }
+        self.pacer.begin();
+        let pace = self.pace();
         if let Some(index) = self.lost_to_send() {
-            return Some(self.transmit_record(index, now, true));
-        }
-        if let Some(index) = self.new_to_send(now) {
+            if self.may_leave(now, pace) {
+                return Some(self.transmit_record(index, now, true));
+            }
+        } else if let Some(index) = self.new_to_send(now)
+            && (self.may_leave(now, pace) || self.snd.record(index).syn)
+        {
             return Some(self.transmit_record(index, now, false));
         }
         if self.takes_pure_ack() {
@@ -39,9 +45,36 @@ impl<P: Payload> Connection<P> {
         None
     }
 
-    /// When `poll_transmit` may be called next. `None`: now. Nothing is paced yet, so it is always `None`.
+    /// When `poll_transmit` will have something that pacing holds back now. `None`: it holds nothing back.
     pub fn next_send(&self) -> Option<Instant> {
-        None
+        self.pacer.wake()
+    }
+
+    /// The rate at which segments leave now; `None`: as fast as the windows let them.
+    pub(super) fn pace(&self) -> Option<Pace> {
+        let paced = self.config.pacing || self.congestion.needs_pacing();
+        let own = if paced {
+            self.congestion.pacing_rate(self.rtt.srtt())
+        } else {
+            None
+        };
+        let rate = match (own, self.config.max_pacing_rate) {
+            (Some(own), Some(most)) => own.min(most),
+            (own, most) => own.or(most)?,
+        };
+        Some(Pace {
+            rate,
+            mss: self.segment_limit() as u32,
+        })
+    }
+
+    /// Whether pacing lets a segment leave now.
+    fn may_leave(&mut self, now: Instant, pace: Option<Pace>) -> bool {
+        let allowed = pace.is_none_or(|pace| self.pacer.allows(now, pace));
+        if !allowed {
+            self.stop(LimitedBy::Pacing);
+        }
+        allowed
     }
 
     /// The oldest segment that is believed lost, if it may go now.
@@ -163,7 +196,8 @@ impl<P: Payload> Connection<P> {
         if !self.control.blocked {
             self.counters.limited_by = limit;
         }
-        self.control.cwnd_limited = limit == LimitedBy::CongestionWindow;
+        // Until the next ACK tells the controller.
+        self.control.cwnd_limited |= limit == LimitedBy::CongestionWindow;
     }
 
     fn split(&mut self, index: usize, at: u32) -> bool {
@@ -193,6 +227,9 @@ impl<P: Payload> Connection<P> {
             segment.flags.insert(Flags::PSH);
         }
         self.snd.on_sent(index, now);
+        if let Some(pace) = self.pace() {
+            self.pacer.on_sent(now, len, pace);
+        }
         self.on_record_sent(now, seq + len, len, again);
         if segment.flags.contains(Flags::ACK) {
             self.on_ack_sent();
