@@ -398,6 +398,15 @@ impl Demux {
         }
     }
 
+    /// Loads the program once more and puts it in the place of the one that runs, which ends: by `bpf_link_update`, in one step.
+    /// Maps, and with them sockets, ports, flows, counters and accounts, stay. Every packet is judged by the one or the other.
+    pub fn replace_program(&self) -> Result<(), AttachError> {
+        match self.attachment().as_mut() {
+            Some(attachment) => attachment.replace(),
+            None => Err(AttachError::Detached),
+        }
+    }
+
     fn attachment(&self) -> MutexGuard<'_, Option<Attachment>> {
         self.attachment
             .lock()

@@ -51,6 +51,14 @@ pub enum AttachError {
     /// The program was removed by its own end.
     #[error("the XDP program was removed already")]
     Detached,
+    /// The program is no longer on the interface.
+    #[error(
+        "the XDP program is not on {interface} any more: attach it again, or, if the interface has gone, start anew"
+    )]
+    NotAttached {
+        /// The interface as the caller named it.
+        interface: String,
+    },
     /// A live Bywash engine owns the interface.
     #[error(
         "{interface} is owned by another Bywash engine ({owner}): stop that one first, or use another interface"

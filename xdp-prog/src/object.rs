@@ -11,12 +11,28 @@ use nix::libc;
 use crate::abi::{Config, FLOWS_PER_QUEUE, SLOTS_PER_QUEUE};
 use crate::error::{AttachError, errno};
 use crate::inherit::Inherited;
+use crate::pin::PinDir;
 
 /// Built from `bpf/demux.bpf.c` by `cargo run -p bywash-xdp-compile`; its disassembly is beside it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/demux.bpf.o");
 
 /// Name of the program's function in `bpf/demux.bpf.c`.
 const PROGRAM: &str = "demux";
+
+/// Every map of `bpf/maps.h`.
+const MAPS: [&str; 11] = [
+    "flows",
+    "ports",
+    "addresses",
+    "config",
+    "vlans",
+    "vlan_pairs",
+    "xsks",
+    "dirty",
+    "syn_prefixes",
+    "accounts",
+    "counters",
+];
 
 /// Entries of the `addresses` map, as in `bpf/maps.h`.
 pub(crate) const ADDRESSES: u32 = 4096;
@@ -56,10 +72,29 @@ impl std::fmt::Debug for Object {
 impl Object {
     /// Creates the maps, sized for `queues`, and loads the program. Nothing is attached yet.
     pub(crate) fn load(queues: u32) -> Result<Self, AttachError> {
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        loader
             .map_max_entries("xsks", queues * SLOTS_PER_QUEUE)
             .map_max_entries("flows", queues * FLOWS_PER_QUEUE)
-            .map_max_entries("dirty", queues)
+            .map_max_entries("dirty", queues);
+        Self::load_by(&mut loader)
+    }
+
+    /// Loads the program once more, with the maps that are pinned there. Their contents are as they are.
+    pub(crate) fn load_with(pin_dir: &PinDir) -> Result<Self, AttachError> {
+        let mut loader = EbpfLoader::new();
+        for name in MAPS {
+            // aya would create it and pin it there.
+            if !pin_dir.contains(name) {
+                return Err(load_error("finding its pinned maps", missing(name)));
+            }
+            loader.map_pin_path(name, pin_dir.path(name));
+        }
+        Self::load_by(&mut loader)
+    }
+
+    fn load_by(loader: &mut EbpfLoader<'_>) -> Result<Self, AttachError> {
+        let mut ebpf = loader
             .load(OBJECT)
             .map_err(|error| load_error("creating its maps", error))?;
         program(&mut ebpf)?
@@ -192,5 +227,24 @@ fn load_error(step: &'static str, error: impl Error + Send + Sync + 'static) -> 
             step,
             source: Box::new(error),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MAPS;
+
+    /// A map that is missing in the list would be a new and empty one in a program that replaces another.
+    #[test]
+    fn the_list_of_maps_is_that_of_the_source() {
+        let source = include_str!("../bpf/maps.h");
+        let named = source.lines().filter_map(|line| {
+            line.strip_prefix("} ")
+                .and_then(|rest| rest.strip_suffix(" MAP;"))
+        });
+        assert!(
+            named.eq(MAPS),
+            "bpf/maps.h has other maps, or another order"
+        );
     }
 }

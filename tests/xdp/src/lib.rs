@@ -18,3 +18,4 @@ pub mod peer;
 pub mod random;
 pub mod run;
 pub mod setup;
+pub mod wire;

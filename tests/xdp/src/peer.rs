@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,65 +10,71 @@ use nix::unistd::{Pid, gettid};
 
 use crate::namespace::{self, ip};
 
-/// Our address in these tests; the peer's is 10.1.1.2.
+/// Our address in these tests.
 pub const OURS: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 1);
+/// The peer's.
+pub const THEIRS: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 2);
 
-/// What a [`Peer`] can do.
-pub enum Task {
-    /// Address and state of bwd1.
-    Up,
-    /// To this port of [`OURS`], for so long; the answer is how it failed.
-    Connect(u16, Duration),
-}
+type Work = Box<dyn FnOnce() + Send>;
 
 /// A thread in a network namespace of its own that does one task after another.
 pub struct Peer {
-    /// Its thread, by which an interface can be moved into its namespace.
-    pub thread: Pid,
-    tasks: Sender<Task>,
-    answers: Receiver<Result<Option<ErrorKind>>>,
+    thread: Pid,
+    tasks: Sender<Work>,
 }
 
 impl Peer {
-    /// Starts the thread.
-    pub fn start() -> Result<Self> {
-        let (tasks, inbox) = channel();
-        let (outbox, answers) = channel();
+    /// Starts the thread, and gives `bwd1` of the caller's namespace to its own, with an address.
+    pub fn with_bwd1() -> Result<Self> {
+        let peer = Self::start()?;
+        let thread = peer.thread.to_string();
+        ip(&["link", "set", "dev", "bwd1", "netns", &thread])?;
+        peer.run(|| {
+            ip(&["address", "add", &format!("{THEIRS}/24"), "dev", "bwd1"])?;
+            ip(&["link", "set", "dev", "bwd1", "up"])?;
+            Ok(())
+        })?;
+        Ok(peer)
+    }
+
+    fn start() -> Result<Self> {
+        let (tasks, inbox) = channel::<Work>();
         let (identity, thread) = channel();
         std::thread::spawn(move || {
             namespace::enter();
-            // The test ends when it has heard enough: a closed channel ends the thread.
-            let mut open = identity.send(gettid()).is_ok();
-            while open && let Ok(task) = inbox.recv() {
-                open = outbox.send(Self::perform(&task)).is_ok();
+            if identity.send(gettid()).is_err() {
+                return;
+            }
+            while let Ok(work) = inbox.recv() {
+                work();
             }
         });
         Ok(Self {
             thread: thread.recv()?,
             tasks,
-            answers,
         })
     }
 
-    /// Has a task done.
-    pub fn ask(&self, task: Task) -> Result<Option<ErrorKind>> {
-        self.tasks.send(task).ok().context("the peer has gone")?;
-        self.answers.recv()?
+    /// Has something done in its namespace; threads and processes that it starts are there as well.
+    pub fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (outbox, answer) = channel();
+        let work: Work = Box::new(move || {
+            // Nobody waits for it if the test has failed meanwhile.
+            let _ = outbox.send(work());
+        });
+        self.tasks.send(work).ok().context("the peer has gone")?;
+        answer.recv().context("the peer has gone")?
     }
 
-    fn perform(task: &Task) -> Result<Option<ErrorKind>> {
-        match task {
-            Task::Up => {
-                ip(&["address", "add", "10.1.1.2/24", "dev", "bwd1"])?;
-                ip(&["link", "set", "dev", "bwd1", "up"])?;
-                Ok(None)
-            }
-            Task::Connect(port, patience) => {
-                let address = SocketAddr::from((OURS, *port));
-                Ok(TcpStream::connect_timeout(&address, *patience)
-                    .err()
-                    .map(|error| error.kind()))
-            }
-        }
+    /// Connects to this port of [`OURS`], for so long; the answer is how it failed.
+    pub fn connect(&self, port: u16, patience: Duration) -> Result<Option<ErrorKind>> {
+        self.run(move || {
+            let address = SocketAddr::from((OURS, port));
+            let connected = TcpStream::connect_timeout(&address, patience);
+            Ok(connected.err().map(|error| error.kind()))
+        })
     }
 }

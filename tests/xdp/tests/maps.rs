@@ -9,7 +9,7 @@ use anyhow::Result;
 use bywash_xdp::{Counter, Demux, DemuxError, FlowKey, FlowValue, Mode, SLOTS_PER_QUEUE, Vlan};
 use bywash_xdp_tests::link::{Holder, Link};
 use bywash_xdp_tests::namespace::ip;
-use bywash_xdp_tests::peer::{OURS, Peer, Task};
+use bywash_xdp_tests::peer::{OURS, Peer};
 use socket2::{Domain, Socket, Type};
 
 const HOLD: &str = env!("CARGO_BIN_EXE_hold");
@@ -207,34 +207,25 @@ fn threads_share_a_demux() -> Result<()> {
 fn a_dead_engines_port_is_silent_and_all_others_are_the_kernels() -> Result<()> {
     let link = Link::new()?;
     ip(&["address", "add", "10.1.1.1/24", "dev", "bwd0"])?;
-    let peer = Peer::start()?;
-    ip(&[
-        "link",
-        "set",
-        "dev",
-        "bwd1",
-        "netns",
-        &peer.thread.to_string(),
-    ])?;
-    peer.ask(Task::Up)?;
+    let peer = Peer::with_bwd1()?;
     // Nobody listens: the kernel resets both.
     assert_eq!(
-        peer.ask(Task::Connect(PORT, PATIENCE))?,
+        peer.connect(PORT, PATIENCE)?,
         Some(ErrorKind::ConnectionRefused)
     );
     assert_eq!(
-        peer.ask(Task::Connect(22, PATIENCE))?,
+        peer.connect(22, PATIENCE)?,
         Some(ErrorKind::ConnectionRefused)
     );
     // An engine listens, and is killed.
     Holder::start(HOLD, &["bwd0", "native", "8080"])?.kill()?;
     assert_eq!(
-        peer.ask(Task::Connect(PORT, SILENCE))?,
+        peer.connect(PORT, SILENCE)?,
         Some(ErrorKind::TimedOut),
         "a dead engine's port"
     );
     assert_eq!(
-        peer.ask(Task::Connect(22, PATIENCE))?,
+        peer.connect(22, PATIENCE)?,
         Some(ErrorKind::ConnectionRefused)
     );
 
@@ -243,12 +234,12 @@ fn a_dead_engines_port_is_silent_and_all_others_are_the_kernels() -> Result<()> 
     demux.add_address(OURS.into())?;
     demux.listen(PORT)?;
     assert_eq!(
-        peer.ask(Task::Connect(PORT, SILENCE))?,
+        peer.connect(PORT, SILENCE)?,
         Some(ErrorKind::TimedOut),
         "no socket in the slot"
     );
     assert_eq!(
-        peer.ask(Task::Connect(22, PATIENCE))?,
+        peer.connect(22, PATIENCE)?,
         Some(ErrorKind::ConnectionRefused)
     );
     let counters = demux.counters()?;
@@ -260,14 +251,14 @@ fn a_dead_engines_port_is_silent_and_all_others_are_the_kernels() -> Result<()> 
     );
     demux.unlisten(PORT)?;
     assert_eq!(
-        peer.ask(Task::Connect(PORT, PATIENCE))?,
+        peer.connect(PORT, PATIENCE)?,
         Some(ErrorKind::ConnectionRefused),
         "the kernel's again"
     );
     demux.detach()?;
     link.nothing_left();
     assert_eq!(
-        peer.ask(Task::Connect(PORT, PATIENCE))?,
+        peer.connect(PORT, PATIENCE)?,
         Some(ErrorKind::ConnectionRefused)
     );
     Ok(())
