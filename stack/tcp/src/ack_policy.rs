@@ -117,6 +117,12 @@ impl AckPolicy {
         self.duplicates = self.duplicates.saturating_add(1).min(DUPLICATES_MAX);
     }
 
+    /// A gap is filled: the acknowledgment that says so says more than the duplicates owed until then, which after it would
+    /// seem to tell of another loss.
+    pub(crate) fn forget_duplicates(&mut self) {
+        self.duplicates = 0;
+    }
+
     /// The application has read.
     pub(crate) fn on_read(&mut self) {
         self.read = true;

@@ -1,5 +1,6 @@
 //! What a connection can say about itself, in the manner of Linux's `TCP_INFO`.
 
+use crate::loss::RecoveryInfo;
 use crate::snapshot::code;
 use crate::state::State;
 
@@ -102,6 +103,8 @@ pub struct Info {
     pub copied_small: u64,
     /// Bytes delivered per second by the latest sample; 0 before the first.
     pub delivery_rate: u64,
+    /// Loss recovery.
+    pub recovery: RecoveryInfo,
     /// What keeps us from sending more.
     pub limited_by: LimitedBy,
 }

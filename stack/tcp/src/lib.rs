@@ -87,6 +87,7 @@ pub use connection::{Connection, Disposition, SendError, Transmit};
 pub use event::{CloseReason, Event, Readiness};
 pub use info::{Info, LimitedBy};
 pub use listener::{ListenOutcome, Listener};
+pub use loss::{RecoveryInfo, RecoveryPhase};
 pub use payload::{COPYBREAK, Payload};
 pub use reset::reset_for;
 pub use snapshot::SnapshotError;

@@ -225,6 +225,7 @@ impl<P: Payload> Receiver<P> {
             self.ooo.advance(self.nxt);
             // RFC 5681 4.2: at once when a gap is filled, in part or as a whole.
             self.ack.demand();
+            self.ack.forget_duplicates();
         }
         Received::InOrder
     }

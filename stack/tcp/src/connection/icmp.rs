@@ -81,16 +81,11 @@ impl<P: Payload> Connection<P> {
         Disposition::Accepted
     }
 
-    /// Segments get smaller. Those in flight that are too long cannot arrive: they go again at once, cut, and since nobody
-    /// was congested the congestion window stays (RFC 1191 6.5; Linux's `tcp_simple_retransmit`).
+    /// Segments get smaller. Those in flight that are too long cannot arrive: they go again at once, cut.
     fn shrink_segments(&mut self, mss: u16) {
         self.change_mss(mss.max(PEER_MSS_MIN));
         let limit = self.segment_limit() as u32;
-        for index in 0..self.snd.sent_records() {
-            if self.snd.record(index).len > limit {
-                self.snd.mark_lost(index);
-            }
-        }
+        self.loss.on_resegmented(&mut self.snd, limit);
     }
 
     /// The first hop's limit has changed: see [`set_mss`](Self::set_mss).

@@ -30,12 +30,12 @@ impl<P: Payload> Connection<P> {
             held_out_of_order: self.rcv.ooo.bytes() as u64,
             bytes_in: counters.bytes_in,
             bytes_out: counters.bytes_out,
-            bytes_acked: rate.delivered,
+            bytes_acked: self.snd.bytes_acked(),
             segments_in: counters.segments_in,
             segments_out: counters.segments_out,
             retransmissions: counters.retransmissions.into(),
             timeouts: counters.timeouts.into(),
-            fast_recoveries: self.loss.fast_recoveries.into(),
+            fast_recoveries: self.loss.fast_recoveries(),
             retransmit_blocked: counters.retransmit_blocked.into(),
             split_failed: counters.split_failed.into(),
             out_of_order: counters.out_of_order.into(),
@@ -45,6 +45,7 @@ impl<P: Payload> Connection<P> {
             window_probes: counters.window_probes.into(),
             copied_small: self.rcv.copied_small.into(),
             delivery_rate: rate.latest,
+            recovery: self.loss.info(&self.snd),
             limited_by: counters.limited_by,
         }
     }

@@ -290,7 +290,7 @@ impl<P: Payload> Connection<P> {
             ),
             pacer: Pacer::default(),
             loss: LossDetection::new(iss),
-            rtt: RttEstimator::new(config),
+            rtt: RttEstimator::new(),
             counters: Counters::default(),
             path: None,
             tuple,
@@ -382,7 +382,7 @@ impl<P: Payload> Connection<P> {
         self.congestion
             .on_established(moment, self.control.syn_lost);
         if self.control.syn_lost {
-            self.rtt.on_syn_lost(&self.config);
+            self.rtt.on_syn_lost();
         }
         if let Some(keep_alive) = self.config.keep_alive {
             self.timers.arm(Timer::KeepAlive, now + keep_alive.idle);

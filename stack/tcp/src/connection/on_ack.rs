@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!  on_segment -> on_acceptable_ack -> window update
-//!                  |- moves snd.una -> snd.on_ack -> rtt, loss -> congestion; timers; room for the application
-//!                  `- duplicate     -> loss -> congestion
+//!                  |- moves snd.una -> snd.on_ack  --+
+//!                  |- SACK blocks   -> snd.on_sack --+--> rtt, loss -> congestion; timers; room for the application
+//!                  `- duplicate     -----------------+
 //! ```
 
 use bywash_wire::Segment;
@@ -11,6 +12,8 @@ use bywash_wire::Segment;
 use super::Connection;
 use crate::loss::AckContext;
 use crate::payload::Payload;
+use crate::rtt::RttSample;
+use crate::snd::{Acked, Arrival};
 use crate::state::Input;
 use crate::time::{Duration, Instant};
 use crate::timer::Timer;
@@ -34,39 +37,85 @@ impl<P: Payload> Connection<P> {
         {
             self.set_send_window(segment.seq, ack, window);
         }
+        let mut acked = self.snd.begin_ack();
+        let arrival = self.ack_arrival(now, segment);
         if news {
-            self.on_new_ack(now, segment);
-        } else if duplicate {
+            self.snd.on_ack(&mut acked, ack, &arrival);
+        }
+        if self.agreed.sack && !segment.options.sack.is_empty() {
+            self.snd
+                .on_sack(&mut acked, ack, &segment.options.sack, &arrival);
+        }
+        if duplicate {
             self.counters.dup_acks = self.counters.dup_acks.saturating_add(1);
-            let context = self.ack_context(now, None);
-            self.loss
-                .on_duplicate(&mut self.snd, &mut self.congestion, context);
+        }
+        if news || duplicate || acked.sacked > 0 || acked.duplicate.is_some() {
+            self.on_acked(segment, &acked, arrival, duplicate);
         }
         self.on_window_seen();
     }
 
-    /// The acknowledgment moves `snd.una`.
-    pub(super) fn on_new_ack(&mut self, now: Instant, segment: &Segment) {
-        let acked = self.snd.on_ack(segment.ack, now);
-        let rtt = acked.rtt.or_else(|| self.echoed_rtt(now, segment));
-        if let Some(rtt) = rtt {
-            self.rtt.on_sample(rtt, &self.config);
+    /// The acknowledgment of the SYN moves `snd.una`.
+    pub(super) fn on_syn_acked(&mut self, now: Instant, segment: &Segment) {
+        let mut acked = self.snd.begin_ack();
+        let arrival = self.ack_arrival(now, segment);
+        self.snd.on_ack(&mut acked, segment.ack, &arrival);
+        self.on_acked(segment, &acked, arrival, false);
+    }
+
+    fn ack_arrival(&self, now: Instant, segment: &Segment) -> Arrival {
+        Arrival {
+            now,
+            echo: self.echo(segment),
+            min_rtt: self.rtt.min(),
         }
-        self.control.attempts = 0;
-        self.control.soft_error = false;
-        self.control.blocked = false;
-        let context = self.ack_context(now, rtt);
-        self.loss
-            .on_ack(&mut self.snd, &mut self.congestion, &acked, context);
+    }
+
+    /// The acknowledgment has been worked into the queue.
+    fn on_acked(&mut self, segment: &Segment, acked: &Acked, arrival: Arrival, duplicate: bool) {
+        let now = arrival.now;
+        let advanced = acked.seq_len > 0;
+        let rtt = acked
+            .rtt
+            .or_else(|| self.echoed_rtt(&arrival).filter(|_| advanced));
+        if let Some(rtt) = rtt {
+            let sample = RttSample {
+                now,
+                rtt,
+                newest: acked.rtt_newest.unwrap_or(rtt),
+                una: self.snd.una,
+                nxt: self.snd.nxt,
+            };
+            self.rtt.on_sample(&sample, &self.config);
+        }
+        if advanced {
+            self.control.attempts = 0;
+            self.control.soft_error = false;
+            self.control.blocked = false;
+        }
+        let context = AckContext {
+            arrival: Arrival {
+                min_rtt: self.rtt.min(),
+                ..arrival
+            },
+            ack: segment.ack,
+            duplicate,
+            mss: self.segment_limit() as u32,
+            rtt,
+            srtt: self.rtt.srtt(),
+            cwnd_limited: core::mem::take(&mut self.control.cwnd_limited),
+            ecn_echo: false,
+            sack: self.agreed.sack,
+        };
+        let wait = self
+            .loss
+            .on_ack(&mut self.snd, &mut self.congestion, acked, &context);
         if self.congestion.is_probing_rtt() {
             self.snd.rate.on_app_limited(self.snd.pipe());
         }
-        // RFC 6298 5.2 and 5.3.
-        if self.snd.is_outstanding() {
-            self.timers
-                .arm(Timer::Retransmit, now + self.rtt.rto(&self.config));
-        } else {
-            self.timers.disarm(Timer::Retransmit);
+        self.set_timers_after_ack(now, acked, wait);
+        if !advanced {
+            return;
         }
         self.timers.disarm(Timer::User);
         if self.snd.is_outstanding() || self.snd.has_unsent() {
@@ -78,28 +127,18 @@ impl<P: Payload> Connection<P> {
         }
     }
 
-    /// What loss detection and congestion control must know of an ACK besides what it acknowledges.
-    fn ack_context(&mut self, now: Instant, rtt: Option<Duration>) -> AckContext {
-        AckContext {
-            now,
-            mss: self.segment_limit() as u32,
-            rtt,
-            srtt: self.rtt.srtt(),
-            min_rtt: self.rtt.min(),
-            cwnd_limited: core::mem::take(&mut self.control.cwnd_limited),
-            ecn_echo: false,
-            sack: self.agreed.sack,
-        }
+    /// The echoed timestamp as milliseconds of our own clock.
+    fn echo(&self, segment: &Segment) -> Option<u32> {
+        let timestamps = segment
+            .options
+            .timestamps
+            .filter(|_| self.agreed.timestamps)?;
+        Some(timestamps.echo.wrapping_sub(self.agreed.ts_offset))
     }
 
     /// The round-trip time by the echoed timestamp (RFC 7323 4.1), for acknowledgments of what was sent more than once.
-    fn echoed_rtt(&self, now: Instant, segment: &Segment) -> Option<Duration> {
-        let echo = segment
-            .options
-            .timestamps
-            .filter(|_| self.agreed.timestamps)?
-            .echo;
-        let millis = self.timestamp(now).wrapping_sub(echo) as i32;
+    fn echoed_rtt(&self, arrival: &Arrival) -> Option<Duration> {
+        let millis = (arrival.now.as_millis() as u32).wrapping_sub(arrival.echo?) as i32;
         // An echo from the future is an error of the peer's.
         u64::try_from(millis)
             .ok()

@@ -308,7 +308,7 @@ impl<P: Payload> Connection<P> {
 
     /// Our SYN is acknowledged by the peer's.
     fn on_syn_ack(&mut self, now: Instant, segment: &Segment, payload: Option<P>) -> Disposition {
-        self.on_new_ack(now, segment);
+        self.on_syn_acked(now, segment);
         self.transition(Input::SynAcked);
         // The window in which data may follow on a SYN-ACK is the one that our SYN offered.
         self.rcv.offer_unscaled();

@@ -3,13 +3,18 @@
 use bywash_wire::SeqNumber;
 
 use super::Connection;
+use crate::loss::{Expects, TimeoutContext};
 use crate::payload::Payload;
+use crate::snd::Acked;
 use crate::state::Input;
 use crate::time::{Duration, Instant};
 use crate::timer::Timer;
 
 /// How soon a retransmission is tried again that the transmit queue blocked (Linux's `TCP_RESOURCE_PROBE_INTERVAL`).
 const BLOCKED_RETRY_MAX: Duration = Duration::from_millis(500);
+
+/// Least time that a peer has which seems to have taken SACK blocks back.
+const RENEGING_WAIT_MIN: Duration = Duration::from_millis(10);
 
 impl<P: Payload> Connection<P> {
     /// Serves every timer that is due. To be called at or after [`next_timeout`](Self::next_timeout); earlier does no harm.
@@ -29,7 +34,11 @@ impl<P: Payload> Connection<P> {
 
     fn on_timer(&mut self, timer: Timer, now: Instant) {
         match timer {
-            Timer::Retransmit => self.on_retransmit_timeout(now),
+            Timer::Retransmit => match core::mem::take(&mut self.loss.expects) {
+                Expects::Acknowledgment => self.on_retransmit_timeout(now),
+                Expects::Probe => self.on_probe_timeout(now),
+                Expects::Reordering => self.on_reorder_timeout(now),
+            },
             Timer::Persist => self.on_persist_timeout(now),
             Timer::DelayedAck => self.on_delayed_ack_timeout(),
             Timer::Linger => {
@@ -77,11 +86,143 @@ impl<P: Payload> Connection<P> {
         self.control.syn_lost |= !synchronised;
         self.counters.timeouts = self.counters.timeouts.saturating_add(1);
         self.rtt.back_off();
-        let mss = self.segment_limit() as u32;
+        let context = self.timeout_context(now, again);
         self.loss
-            .on_timeout(&mut self.snd, &mut self.congestion, now, again, mss);
+            .on_timeout(&mut self.snd, &mut self.congestion, &context);
         self.timers
             .arm(Timer::Retransmit, now + self.rtt.rto(&self.config));
+    }
+
+    fn timeout_context(&self, now: Instant, again: bool) -> TimeoutContext {
+        TimeoutContext {
+            moment: self.moment(now),
+            srtt: self.rtt.srtt(),
+            min_rtt: self.rtt.min(),
+            sack: self.agreed.sack,
+            again,
+            handshake: !self.phase.is_synchronised(),
+        }
+    }
+
+    /// RFC 8985 7.3: `poll_transmit` sends the probe; the retransmission timer follows.
+    fn on_probe_timeout(&mut self, now: Instant) {
+        if !self.snd.is_outstanding() {
+            return;
+        }
+        self.loss.probe_due = true;
+        self.timers
+            .arm(Timer::Retransmit, now + self.rtt.rto(&self.config));
+    }
+
+    /// RFC 8985 6.2, step 5.
+    fn on_reorder_timeout(&mut self, now: Instant) {
+        let context = self.timeout_context(now, false);
+        let wait = self
+            .loss
+            .on_reorder_timeout(&mut self.snd, &mut self.congestion, &context);
+        self.loss.expects = Expects::Reordering;
+        self.expect_reordering(now, wait);
+    }
+
+    /// When the retransmission time-out of what is oldest is due, as if no other timer had taken its place.
+    fn retransmission_due(&self, now: Instant) -> Instant {
+        let since = self.snd.record(0).sent_at;
+        (since + self.rtt.rto(&self.config)).max(now)
+    }
+
+    /// The retransmission time-out takes the timer, if another deadline has it.
+    fn expect_acknowledgment(&mut self, now: Instant) {
+        if self.loss.expects == Expects::Acknowledgment && self.timers.is_armed(Timer::Retransmit) {
+            return;
+        }
+        self.loss.expects = Expects::Acknowledgment;
+        if self.snd.is_outstanding() {
+            let at = self.retransmission_due(now);
+            self.timers.arm(Timer::Retransmit, at);
+        } else {
+            self.timers.disarm(Timer::Retransmit);
+        }
+    }
+
+    /// The reorder timer takes the timer if something waits for it; else it gives it back.
+    fn expect_reordering(&mut self, now: Instant, wait: Option<Instant>) {
+        if let Some(at) = wait {
+            self.loss.expects = Expects::Reordering;
+            self.timers.arm(Timer::Retransmit, at);
+        } else if self.loss.expects == Expects::Reordering {
+            self.expect_acknowledgment(now);
+        }
+    }
+
+    /// A tail loss probe takes the timer if one makes sense, but never beyond `limit`. False: none does.
+    fn expect_probe(&mut self, now: Instant, limit: Instant) -> bool {
+        let wait = self
+            .loss
+            .probe_wait(&self.snd, self.rtt.srtt(), &self.config)
+            .filter(|_| self.agreed.sack && self.phase.is_synchronised());
+        let Some(wait) = wait else { return false };
+        let at = now + wait;
+        self.loss.expects = Expects::Probe;
+        self.timers.arm(
+            Timer::Retransmit,
+            if limit > now { at.min(limit) } else { at },
+        );
+        true
+    }
+
+    /// Segments were sent for the first time (RFC 6298 5.1, RFC 8985 7.2).
+    pub(super) fn set_timers_after_sending(&mut self, now: Instant) {
+        if self.loss.expects == Expects::Reordering && self.timers.is_armed(Timer::Retransmit) {
+            return;
+        }
+        let due = self.retransmission_due(now);
+        if !self.expect_probe(now, due) {
+            self.expect_acknowledgment(now);
+        }
+    }
+
+    /// The oldest segment was sent again: its time-out begins anew.
+    pub(super) fn set_timers_after_resending(&mut self, now: Instant, index: usize) {
+        let waits = self.timers.is_armed(Timer::Retransmit);
+        if waits && (index > 0 || self.loss.expects == Expects::Reordering) {
+            return;
+        }
+        self.loss.expects = Expects::Acknowledgment;
+        self.timers
+            .arm(Timer::Retransmit, now + self.rtt.rto(&self.config));
+    }
+
+    pub(super) fn set_timers_after_ack(
+        &mut self,
+        now: Instant,
+        acked: &Acked,
+        wait: Option<Instant>,
+    ) {
+        if !self.snd.is_outstanding() {
+            // RFC 6298 5.2.
+            self.loss.expects = Expects::Acknowledgment;
+            self.loss.probe_due = false;
+            self.timers.disarm(Timer::Retransmit);
+            return;
+        }
+        if acked.seq_len > 0 || acked.restarts_timer {
+            let at = now + self.rtt.rto(&self.config);
+            if !self.expect_probe(now, at) {
+                // RFC 6298 5.3.
+                self.loss.expects = Expects::Acknowledgment;
+                self.timers.arm(Timer::Retransmit, at);
+            }
+        } else if self.loss.expects == Expects::Probe && self.snd.is_marked() {
+            self.expect_acknowledgment(now);
+        }
+        self.expect_reordering(now, wait);
+        if acked.reneged {
+            // RFC 2018 8: the peer may have thrown away what it named. It gets half a round trip to make up for it, then
+            // the retransmission timer forgets all blocks (as in Linux).
+            let wait = (self.rtt.srtt() / 2).max(RENEGING_WAIT_MIN);
+            self.loss.expects = Expects::Acknowledgment;
+            self.timers.arm(Timer::Retransmit, now + wait);
+        }
     }
 
     /// RFC 9293 3.8.4.

@@ -12,7 +12,6 @@ use crate::pacing::Pace;
 use crate::payload::Payload;
 use crate::state::Phase;
 use crate::time::Instant;
-use crate::timer::Timer;
 
 impl<P: Payload> Connection<P> {
     /// The next segment to send; call until `None`. A segment returned counts as sent.
@@ -24,16 +23,15 @@ impl<P: Payload> Connection<P> {
         if let Phase::Closed(_) = self.phase {
             return None;
         }
+        if let Some(index) = self.probe_to_send() {
+            return Some(self.transmit_probe(index, now));
+        }
         self.pacer.begin();
         let pace = self.pace();
-        if let Some(index) = self.lost_to_send() {
-            if self.may_leave(now, pace) {
-                return Some(self.transmit_record(index, now, true));
-            }
-        } else if let Some(index) = self.new_to_send(now)
+        if let Some((index, again)) = self.next_to_send(now)
             && (self.may_leave(now, pace) || self.snd.record(index).syn)
         {
-            return Some(self.transmit_record(index, now, false));
+            return Some(self.transmit_record(index, now, again));
         }
         if self.takes_pure_ack() {
             return Some(self.pure_ack(now, self.acceptable_seq()));
@@ -77,8 +75,62 @@ impl<P: Payload> Connection<P> {
         allowed
     }
 
+    /// The segment with sequence space that may go next, and whether it was sent before.
+    fn next_to_send(&mut self, now: Instant) -> Option<(usize, bool)> {
+        if let Some(index) = self.lost_to_send() {
+            return Some((index, true));
+        }
+        if let Some(index) = self.new_to_send(now) {
+            return Some((index, false));
+        }
+        // F-RTO has nothing to try its question on.
+        let ended = self.loss.on_nothing_new(self.snd.nxt);
+        let index = ended.then(|| self.lost_to_send())??;
+        Some((index, true))
+    }
+
+    /// The segment that a tail loss probe sends: a new one if the peer's window takes it, whatever the congestion window
+    /// says, else the last one again (RFC 8985 7.3).
+    fn probe_to_send(&mut self) -> Option<usize> {
+        if !core::mem::take(&mut self.loss.probe_due) || self.snd.is_marked() {
+            return None;
+        }
+        let limit = self.segment_limit() as u32;
+        if let Some(index) = self.snd.first_unsent() {
+            let desired = self.snd.record(index).len.min(limit);
+            if let Some(sendable) = self.window_takes(desired)
+                && (sendable == self.snd.record(index).len || self.split(index, sendable))
+            {
+                return Some(index);
+            }
+        }
+        let last = self.snd.sent_records().checked_sub(1)?;
+        let record = self.snd.record(last);
+        if record.payload.as_ref().is_some_and(P::is_queued) {
+            // It has not left yet: there is nothing to ask about.
+            return None;
+        }
+        // Of a segment that the path does not take any more its end goes.
+        let excess = record.len.saturating_sub(limit);
+        if excess == 0 {
+            return Some(last);
+        }
+        self.split(last, excess).then_some(last + 1)
+    }
+
+    fn transmit_probe(&mut self, index: usize, now: Instant) -> Transmit<'_, P> {
+        let again = index < self.snd.sent_records();
+        let record = self.snd.record(index);
+        let nxt = if again { self.snd.nxt } else { record.end() };
+        self.loss.on_probe_sent(nxt, again);
+        self.transmit_record(index, now, again)
+    }
+
     /// The oldest segment that is believed lost, if it may go now.
     fn lost_to_send(&mut self) -> Option<usize> {
+        if self.loss.holds_retransmissions() {
+            return None;
+        }
         let index = self.snd.next_lost()?;
         let record = self.snd.record(index);
         if record.payload.as_ref().is_some_and(P::is_queued) {
@@ -92,7 +144,7 @@ impl<P: Payload> Connection<P> {
         }
         // The oldest always goes: it is what recovery waits for, and at a closed window it is the probe.
         if index > 0 {
-            if self.snd.pipe() + record.seq_len() > self.congestion.window() {
+            if self.snd.pipe() + record.len > self.congestion.window() {
                 self.stop(LimitedBy::CongestionWindow);
                 return None;
             }
@@ -132,11 +184,7 @@ impl<P: Payload> Connection<P> {
         self.age_path_mtu(now);
         let limit = self.segment_limit() as u32;
         let desired = len.min(limit);
-        let budget = self
-            .congestion
-            .window()
-            .saturating_add(self.loss.allowance(limit));
-        if self.snd.pipe() > 0 && self.snd.pipe() + desired > budget {
+        if self.snd.pipe() > 0 && self.snd.pipe() + desired > self.congestion.window() {
             self.stop(LimitedBy::CongestionWindow);
             return None;
         }
@@ -230,7 +278,8 @@ impl<P: Payload> Connection<P> {
         if let Some(pace) = self.pace() {
             self.pacer.on_sent(now, len, pace);
         }
-        self.on_record_sent(now, seq + len, len, again);
+        self.loss.on_sent(now, len, again);
+        self.on_record_sent(now, index, seq + len, len, again);
         if segment.flags.contains(Flags::ACK) {
             self.on_ack_sent();
         }
@@ -243,9 +292,18 @@ impl<P: Payload> Connection<P> {
         }
     }
 
-    fn on_record_sent(&mut self, now: Instant, end: SeqNumber, len: u32, again: bool) {
+    fn on_record_sent(
+        &mut self,
+        now: Instant,
+        index: usize,
+        end: SeqNumber,
+        len: u32,
+        again: bool,
+    ) {
+        self.control.sent_at = now;
         if again {
             self.counters.retransmissions = self.counters.retransmissions.saturating_add(1);
+            self.set_timers_after_resending(now, index);
         } else {
             self.counters.bytes_out += u64::from(len);
             if len > 0 && (len as usize) < self.segment_limit() {
@@ -255,12 +313,7 @@ impl<P: Payload> Connection<P> {
                 self.rcv.ack.on_data_sent(now);
             }
             self.on_data_sent();
-        }
-        self.control.sent_at = now;
-        // RFC 6298 5.1.
-        if !self.timers.is_armed(Timer::Retransmit) {
-            self.timers
-                .arm(Timer::Retransmit, now + self.rtt.rto(&self.config));
+            self.set_timers_after_sending(now);
         }
         self.arm_user_timeout(now);
     }

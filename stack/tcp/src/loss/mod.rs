@@ -1,53 +1,84 @@
-//! Loss detection: which segments are believed lost, and when recovery begins and ends. NewReno (RFC 5681, RFC 6582).
+//! Loss detection: which segments are believed lost, when recovery begins and ends, and whether it was needed.
 //!
-//! The interface is three events in and marks out. `on_ack`, `on_duplicate` and `on_timeout` look at the send queue and
-//! call [`SendQueue::mark_lost`]; `transmit` sends what is marked, as far as the congestion window lets it, the oldest
-//! outstanding segment always. RACK-TLP replaces the bodies here: the records know when they were sent, and SACK blocks
-//! come with the same calls; its two timers join `timer`. Nothing in `snd` or `transmit` knows which algorithm marked.
+//! ```text
+//!            ACK                              reorder timer      probe timer        retransmission timer
+//!             v                                    v                  v                      v
+//!  snd: what arrived -> undo? -> RACK: lost? ------+      last segment again      all lost, SACKs kept
+//!                        |          v                                                        v
+//!                        |    Open -> Recovery (PRR) --------> Open          any ->        Loss (F-RTO) -> Open
+//!                        +--> Open, window as before
+//! ```
+//! The interface is events in and marks out: what is marked in the send queue `transmit` sends again, as far as the
+//! congestion window lets it, the oldest outstanding segment always. Neither `snd` nor `transmit` knows why it was marked.
 //!
-//! Two recorded choices. The retransmission timer starts anew at every partial acknowledgment ("slow but steady", RFC 6582
-//! 4): with a floor of 200 ms the other choice turns each burst loss on a short path into a time-out. And SACK blocks in
-//! a duplicate ACK make it one even if the window changed with it (the definition of RFC 6675 2).
+//! With SACK it is RACK-TLP (RFC 8985): time, not counting, finds losses, and what it needs is in `snd`'s scoreboard,
+//! [`reordering`] and [`tlp`]. Without SACK it is NewReno (RFC 6582), where duplicate ACKs are counted ([`newreno`]). The
+//! window in recovery is [`prr`]'s, its way back [`undo`]'s. Limited transmit (RFC 3042) needs no line of code: what is
+//! known to have arrived is not on the way, so new data may follow.
+//!
+//! Recorded choices. The reorder timer waits for the earliest segment that is due (the RFC: for the latest), so that each
+//! has its own full window. The retransmission timer starts anew at every partial acknowledgment ("slow but steady", RFC 6582
+//! 4): with a floor of 200 ms the other choice turns each burst loss on a short path into a time-out. SACK blocks in a
+//! duplicate ACK make it one even if the window changed with it (RFC 6675 2). After a time-out SACK marks are kept, unless
+//! the oldest segment bears one (RFC 2018 8 would have them dropped): as Linux; else everything is sent twice.
+
+mod info;
+mod newreno;
+mod prr;
+mod reordering;
+mod timers;
+mod tlp;
+mod trouble;
+mod undo;
+
+use alloc::boxed::Box;
 
 use bywash_wire::SeqNumber;
+
+pub use info::{RecoveryInfo, RecoveryPhase};
+pub(crate) use timers::{Expects, TimeoutContext};
 
 use crate::congestion::{AckSample, Controller, Moment, Recovery};
 use crate::payload::Payload;
 use crate::snapshot::code;
-use crate::snd::{Acked, SendQueue};
+use crate::snd::{Acked, Arrival, Detected, SendQueue};
 use crate::time::{Duration, Instant};
-
-/// Duplicate ACKs that mean a loss (RFC 5681 3.2).
-const DUPLICATE_THRESHOLD: u32 = 3;
+use prr::{Prr, Step};
+use tlp::Answer;
+use trouble::{Trouble, count};
+use undo::{Frto, Undo};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+enum Phase {
     Open,
-    /// From the third duplicate ACK to the acknowledgment of `recover`.
-    FastRecovery,
+    /// From the first loss to the acknowledgment of `recover`.
+    Recovery,
     /// From a time-out to the acknowledgment of `recover`.
-    AfterTimeout,
+    Loss,
 }
 
 code!(
-    enum Mode {
+    enum Phase {
         Open = 0,
-        FastRecovery = 1,
-        AfterTimeout = 2,
+        Recovery = 1,
+        Loss = 2,
     }
 );
 
 /// What an ACK brings besides what it acknowledges.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AckContext {
-    pub(crate) now: Instant,
+    pub(crate) arrival: Arrival,
+    /// Its number.
+    pub(crate) ack: SeqNumber,
+    /// A duplicate by RFC 5681 2, or with SACK blocks.
+    pub(crate) duplicate: bool,
     /// Payload of a full segment.
     pub(crate) mss: u32,
     /// The round-trip time it measures.
     pub(crate) rtt: Option<Duration>,
-    /// The smoothed one, and the smallest ever measured.
+    /// The smoothed one.
     pub(crate) srtt: Duration,
-    pub(crate) min_rtt: Duration,
     /// The congestion window was what stopped the last transmissions.
     pub(crate) cwnd_limited: bool,
     /// It carries ECE.
@@ -58,98 +89,351 @@ pub(crate) struct AckContext {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LossDetection {
-    mode: Mode,
+    phase: Phase,
+    /// What the retransmission timer is running for.
+    pub(crate) expects: Expects,
+    /// A tail loss probe is to be sent.
+    pub(crate) probe_due: bool,
     /// `snd.nxt` when recovery began; the initial sequence number before.
     recover: SeqNumber,
-    duplicates: u32,
-    /// Times fast recovery was entered.
-    pub(crate) fast_recoveries: u32,
+    trouble: Option<Box<Trouble>>,
 }
 
-code!(struct LossDetection { mode, recover, duplicates, fast_recoveries });
+code!(struct LossDetection { phase, expects, probe_due, recover, trouble });
 
 impl LossDetection {
     pub(crate) fn new(iss: SeqNumber) -> Self {
         Self {
-            mode: Mode::Open,
+            phase: Phase::Open,
+            expects: Expects::Acknowledgment,
+            probe_due: false,
             recover: iss,
-            duplicates: 0,
-            fast_recoveries: 0,
+            trouble: None,
         }
     }
 
-    /// `acked` was just taken off the queue.
+    fn trouble(&mut self) -> &mut Trouble {
+        self.trouble.get_or_insert_default()
+    }
+
+    /// An ACK was worked into the queue. When the reorder timer shall run out, if it shall.
     pub(crate) fn on_ack<P: Payload>(
         &mut self,
         snd: &mut SendQueue<P>,
         congestion: &mut Controller,
         acked: &Acked,
-        context: AckContext,
-    ) {
-        self.duplicates = 0;
-        let whole = snd.una.at_or_after(self.recover);
-        let mss = context.mss;
-        match self.mode {
-            Mode::FastRecovery if !whole => {
-                // RFC 6582 3.2 (5): the acknowledgment stops at the next hole. The window is deflated by what was
-                // acknowledged; then a segment is added for the one that is sent again.
-                snd.mark_lost(0);
-                let deflated = congestion.window().saturating_sub(acked.seq_len).max(mss);
-                let again = if acked.seq_len >= mss { mss } else { 0 };
-                self.tell(snd, congestion, acked, context);
-                congestion.set_recovery_window(deflated + again);
-            }
-            Mode::FastRecovery => {
-                self.tell(snd, congestion, acked, context);
-                congestion.on_exit_recovery(Self::moment(snd, context.now, mss));
-                self.mode = Mode::Open;
-            }
-            Mode::Open | Mode::AfterTimeout => {
-                if whole {
-                    self.mode = Mode::Open;
-                }
-                self.tell(snd, congestion, acked, context);
-            }
+        context: &AckContext,
+    ) -> Option<Instant> {
+        let calm = self.phase == Phase::Open
+            && !snd.is_troubled()
+            && !context.duplicate
+            && acked.duplicate.is_none()
+            && self
+                .trouble
+                .as_ref()
+                .is_none_or(|trouble| trouble.is_calm());
+        if calm {
+            self.tell(snd, congestion, acked, context);
+            return None;
         }
+        self.on_ack_in_trouble(snd, congestion, acked, context)
     }
 
-    /// A duplicate ACK while something is outstanding.
-    pub(crate) fn on_duplicate<P: Payload>(
+    fn on_ack_in_trouble<P: Payload>(
         &mut self,
         snd: &mut SendQueue<P>,
         congestion: &mut Controller,
-        context: AckContext,
-    ) {
-        let mss = context.mss;
-        let acked = Acked {
-            pipe_before: snd.pipe(),
-            lost_before: snd.rate.lost,
-            ..Acked::default()
+        acked: &Acked,
+        context: &AckContext,
+    ) -> Option<Instant> {
+        let twin = self.trouble().on_ack(acked, snd.una, snd.nxt, context.mss);
+        self.on_probe_answer(snd, congestion, acked, context, twin);
+        let fresh = if context.sack {
+            acked.fresh
+        } else {
+            self.count_duplicates(snd, acked, context)
         };
-        match self.mode {
-            Mode::FastRecovery => {
-                self.tell(snd, congestion, &acked, context);
-                // RFC 5681 3.2 (4): a segment has left the network, unknown which.
-                congestion.set_recovery_window(congestion.window().saturating_add(mss));
+        let leaving = match self.phase {
+            Phase::Open => {
+                self.undo_if_refuted(snd, congestion, context);
+                false
             }
-            Mode::AfterTimeout => self.tell(snd, congestion, &acked, context),
-            Mode::Open => {
-                self.duplicates = self.duplicates.saturating_add(1);
-                // RFC 6582 3.2 (2): not for duplicates that our own retransmissions brought about.
-                let lost = self.duplicates == DUPLICATE_THRESHOLD && snd.una.after(self.recover);
-                if lost {
-                    self.mode = Mode::FastRecovery;
-                    self.recover = snd.nxt;
-                    self.fast_recoveries = self.fast_recoveries.saturating_add(1);
-                    congestion.on_enter_recovery(Self::moment(snd, context.now, mss));
-                    snd.mark_lost(0);
-                }
-                self.tell(snd, congestion, &acked, context);
-                if lost {
-                    // RFC 5681 3.2 (3): three segments have left the network.
-                    congestion.set_recovery_window(congestion.ssthresh() + 3 * mss);
-                }
+            Phase::Recovery => self.on_ack_in_recovery(snd, congestion, acked, context),
+            Phase::Loss => {
+                self.on_ack_after_timeout(snd, congestion, acked, context);
+                false
             }
+        };
+        let found = self.detect(snd, context, leaving);
+        if leaving && snd.tally().lost > 0 {
+            // Recovery ends, and the next begins.
+            congestion.on_exit_recovery(Self::moment(snd, context));
+            self.phase = Phase::Open;
+        }
+        let enters = match self.phase {
+            Phase::Open => snd.tally().lost > 0,
+            // A retransmission was lost in its turn.
+            Phase::Loss => found.resent > 0,
+            Phase::Recovery => false,
+        };
+        if enters {
+            self.enter_recovery(snd, congestion, acked, context);
+        }
+        self.tell(snd, congestion, acked, context);
+        if leaving && !enters {
+            self.leave_recovery(snd, congestion, context);
+        }
+        self.regulate(
+            snd,
+            congestion,
+            fresh,
+            acked.seq_len > 0 && found.lost == 0,
+            context.mss,
+        );
+        found.wait
+    }
+
+    /// An ACK in fast recovery. Whether that is over, if nothing else is lost.
+    fn on_ack_in_recovery<P: Payload>(
+        &mut self,
+        snd: &mut SendQueue<P>,
+        congestion: &mut Controller,
+        acked: &Acked,
+        context: &AckContext,
+    ) -> bool {
+        let whole = snd.una.at_or_after(self.recover);
+        if self.undo_if_refuted(snd, congestion, context) {
+            return false;
+        }
+        // RFC 4015, also for a part of it: a delayed segment, not its retransmission, has filled the hole.
+        let preceded = acked.seq_len > 0
+            && (whole || snd.tally().resent == 0)
+            && self
+                .undo()
+                .is_some_and(|undo| undo.is_preceded_by(&context.arrival));
+        if preceded {
+            snd.unmark_lost();
+            self.undo_reduction(snd, congestion, context);
+            return false;
+        }
+        whole
+    }
+
+    /// An ACK after a time-out: F-RTO (RFC 5682 3.1), Eifel (RFC 4015), or plain go-back-N.
+    fn on_ack_after_timeout<P: Payload>(
+        &mut self,
+        snd: &mut SendQueue<P>,
+        congestion: &mut Controller,
+        acked: &Acked,
+        context: &AckContext,
+    ) {
+        let whole = snd.una.at_or_after(self.recover);
+        let advanced = acked.seq_len > 0;
+        let eifel = advanced
+            && self
+                .undo()
+                .is_some_and(|undo| undo.is_refuted() || undo.is_preceded_by(&context.arrival));
+        let frto = self.trouble().frto;
+        // RFC 5682 3.1, step 3.b: something sent before the time-out, and only once, has arrived.
+        let original = frto != Frto::Off
+            && acked
+                .original
+                .is_some_and(|end| end.at_or_before(self.recover));
+        if (eifel || original) && self.undo().is_some() {
+            count(&mut self.trouble().counts.spurious_timeouts, 1);
+            snd.unmark_lost();
+            self.undo_reduction(snd, congestion, context);
+            return;
+        }
+        if whole {
+            self.phase = Phase::Open;
+            let trouble = self.trouble();
+            trouble.frto = Frto::Off;
+            trouble.reordering.on_recovered();
+            return;
+        }
+        let next = match frto {
+            Frto::Off => Frto::Off,
+            // Step 3.a, or the second acknowledgment has told nothing.
+            Frto::Probing if snd.nxt.after(self.recover) => Frto::Off,
+            // Step 2.b: new data, if there is any and the peer's window takes it.
+            Frto::Watching | Frto::Probing
+                if advanced && snd.has_unsent() && snd.usable_window() > 0 =>
+            {
+                self.recover = snd.nxt;
+                Frto::Probing
+            }
+            // Step 2 goes on waiting if SACK blocks say what the duplicate was for.
+            Frto::Watching if !advanced && context.sack => Frto::Watching,
+            // The first acknowledgment was a duplicate (RFC 5682 2.1, step 2.a), or there is nothing new.
+            Frto::Watching | Frto::Probing => Frto::Off,
+        };
+        self.trouble().frto = next;
+    }
+
+    /// Marks what is lost.
+    fn detect<P: Payload>(
+        &mut self,
+        snd: &mut SendQueue<P>,
+        context: &AckContext,
+        leaving: bool,
+    ) -> Detected {
+        if !context.sack {
+            // NewReno has marked already.
+            return Detected::default();
+        }
+        let hasty = self.phase != Phase::Open && !leaving;
+        self.detect_by_time(
+            snd,
+            context.arrival.now,
+            hasty,
+            context.arrival.min_rtt,
+            context.srtt,
+        )
+    }
+
+    fn detect_by_time<P: Payload>(
+        &mut self,
+        snd: &mut SendQueue<P>,
+        now: Instant,
+        hasty: bool,
+        min_rtt: Duration,
+        srtt: Duration,
+    ) -> Detected {
+        let sacked = snd.tally().sacked;
+        let trouble = self.trouble();
+        let window = trouble.reordering.window(hasty, sacked, min_rtt, srtt);
+        let found = snd.detect_lost(now, window);
+        count(&mut trouble.counts.lost, found.lost);
+        count(&mut trouble.counts.lost_resent, found.resent);
+        found
+    }
+
+    fn enter_recovery<P: Payload>(
+        &mut self,
+        snd: &mut SendQueue<P>,
+        congestion: &mut Controller,
+        acked: &Acked,
+        context: &AckContext,
+    ) {
+        let moment = Self::moment(snd, context);
+        // RFC 9937 6.1: what was on the way before this ACK, less what it will never see delivered, being SACKed already.
+        let flight =
+            (moment.flight + acked.seq_len + acked.sacked).saturating_sub(snd.sacked_bytes());
+        self.begin_recovery(snd, congestion, moment, flight);
+    }
+
+    fn begin_recovery<P: Payload>(
+        &mut self,
+        snd: &SendQueue<P>,
+        congestion: &mut Controller,
+        moment: Moment,
+        flight: u32,
+    ) {
+        self.phase = Phase::Recovery;
+        self.recover = snd.nxt;
+        congestion.on_enter_recovery(moment);
+        let trouble = self.trouble();
+        count(&mut trouble.counts.fast_recoveries, 1);
+        trouble.undo = Some(Undo::new(snd.una, snd.tally().resent));
+        trouble.frto = Frto::Off;
+        trouble.prr = (!congestion.regulates_recovery()).then(|| Prr::new(flight));
+    }
+
+    fn leave_recovery<P: Payload>(
+        &mut self,
+        snd: &SendQueue<P>,
+        congestion: &mut Controller,
+        context: &AckContext,
+    ) {
+        self.phase = Phase::Open;
+        let trouble = self.trouble();
+        trouble.prr = None;
+        trouble.reordering.on_recovered();
+        congestion.on_exit_recovery(Self::moment(snd, context));
+    }
+
+    /// In fast recovery: how much may leave (RFC 9937 6.2).
+    fn regulate<P: Payload>(
+        &mut self,
+        snd: &SendQueue<P>,
+        congestion: &mut Controller,
+        delivered: u32,
+        safe: bool,
+        mss: u32,
+    ) {
+        if self.phase != Phase::Recovery || congestion.regulates_recovery() {
+            return;
+        }
+        let ssthresh = congestion.ssthresh();
+        if let Some(prr) = &mut self.trouble().prr {
+            congestion.set_recovery_window(prr.window(Step {
+                delivered,
+                pipe: snd.pipe(),
+                ssthresh,
+                mss,
+                safe,
+            }));
+        }
+    }
+
+    fn undo(&self) -> Option<&Undo> {
+        self.trouble.as_ref()?.undo.as_ref()
+    }
+
+    /// D-SACKs have told that every retransmission was a duplicate: the window is as before. Whether that was so.
+    fn undo_if_refuted<P: Payload>(
+        &mut self,
+        snd: &SendQueue<P>,
+        congestion: &mut Controller,
+        context: &AckContext,
+    ) -> bool {
+        let refuted = self.undo().is_some_and(Undo::is_refuted);
+        if refuted {
+            self.undo_reduction(snd, congestion, context);
+        }
+        refuted
+    }
+
+    fn undo_reduction<P: Payload>(
+        &mut self,
+        snd: &SendQueue<P>,
+        congestion: &mut Controller,
+        context: &AckContext,
+    ) {
+        congestion.on_undo(Self::moment(snd, context));
+        self.phase = Phase::Open;
+        let trouble = self.trouble();
+        count(&mut trouble.counts.undone, 1);
+        // What seemed lost was late.
+        trouble.reordering.seen = true;
+        trouble.reordering.on_recovered();
+        trouble.undo = None;
+        trouble.prr = None;
+        trouble.frto = Frto::Off;
+    }
+
+    /// What a tail loss probe's answer says (RFC 8985 7.4.2).
+    fn on_probe_answer<P: Payload>(
+        &mut self,
+        snd: &SendQueue<P>,
+        congestion: &mut Controller,
+        acked: &Acked,
+        context: &AckContext,
+        twin: bool,
+    ) {
+        let trouble = self.trouble();
+        let Some(probe) = trouble.probe else { return };
+        let answer = probe.answer(context.ack, acked, context.duplicate, twin);
+        if answer == Answer::Open {
+            return;
+        }
+        trouble.probe = None;
+        if answer == Answer::Repaired && self.phase == Phase::Open {
+            count(&mut self.trouble().counts.probe_repairs, 1);
+            let moment = Self::moment(snd, context);
+            congestion.on_enter_recovery(moment);
+            congestion.on_exit_recovery(moment);
         }
     }
 
@@ -159,13 +443,14 @@ impl LossDetection {
         snd: &mut SendQueue<P>,
         congestion: &mut Controller,
         acked: &Acked,
-        context: AckContext,
+        context: &AckContext,
     ) {
+        let now = context.arrival.now;
         let rate = snd
             .rate
-            .sample(context.now, &acked.delivered, context.min_rtt);
+            .sample(now, &acked.delivered, context.arrival.min_rtt);
         congestion.on_ack(&AckSample {
-            now: context.now,
+            now,
             mss: context.mss,
             delivered: acked.delivered.bytes,
             acked: acked.bytes,
@@ -178,45 +463,56 @@ impl LossDetection {
             cwnd_limited: context.cwnd_limited,
             ecn_echo: context.ecn_echo,
             sack: context.sack,
-            recovery: match self.mode {
-                Mode::Open => Recovery::Open,
-                Mode::FastRecovery => Recovery::Fast,
-                Mode::AfterTimeout => Recovery::AfterTimeout,
+            recovery: match self.phase {
+                Phase::Open => Recovery::Open,
+                Phase::Recovery => Recovery::Fast,
+                Phase::Loss => Recovery::AfterTimeout,
             },
         });
     }
 
-    fn moment<P: Payload>(snd: &SendQueue<P>, now: Instant, mss: u32) -> Moment {
+    fn moment<P: Payload>(snd: &SendQueue<P>, context: &AckContext) -> Moment {
         Moment {
-            now,
-            mss,
+            now: context.arrival.now,
+            mss: context.mss,
             flight: snd.flight(),
         }
     }
 
-    /// The retransmission timer ran out; `again`: for the same data as the last time.
-    pub(crate) fn on_timeout<P: Payload>(
-        &mut self,
-        snd: &mut SendQueue<P>,
-        congestion: &mut Controller,
-        now: Instant,
-        again: bool,
-        mss: u32,
-    ) {
-        congestion.on_timeout(Self::moment(snd, now, mss), again);
-        // RFC 6582 3.2 (4).
-        self.recover = snd.nxt;
-        self.mode = Mode::AfterTimeout;
-        self.duplicates = 0;
-        snd.mark_all_lost();
+    /// Bytes were sent; `again`: not for the first time.
+    pub(crate) fn on_sent(&mut self, now: Instant, bytes: u32, again: bool) {
+        let Some(trouble) = &mut self.trouble else {
+            return;
+        };
+        if let Some(prr) = &mut trouble.prr {
+            prr.on_sent(bytes);
+        }
+        if again {
+            trouble.counts.resent_bytes += u64::from(bytes);
+            // What is sent again while nothing is wrong is a tail loss probe, which no reduction has caused.
+            if self.phase != Phase::Open
+                && let Some(undo) = &mut trouble.undo
+            {
+                undo.on_resent(now);
+            }
+        }
     }
 
-    /// Bytes of new data that may go beyond the congestion window: limited transmit (RFC 3042), one segment for each of the
-    /// first two duplicate ACKs.
-    pub(crate) fn allowance(&self, mss: u32) -> u32 {
-        match self.mode {
-            Mode::Open => self.duplicates.min(DUPLICATE_THRESHOLD - 1) * mss,
-            Mode::FastRecovery | Mode::AfterTimeout => 0,
+    /// F-RTO waits: nothing is sent again until the next acknowledgment, if new data went instead.
+    pub(crate) fn holds_retransmissions(&self) -> bool {
+        self.phase == Phase::Loss
+            && self
+                .trouble
+                .as_ref()
+                .is_some_and(|trouble| trouble.frto == Frto::Probing)
+    }
+
+    /// Nothing new could be sent: F-RTO ends, unless new data is on the way already.
+    pub(crate) fn on_nothing_new(&mut self, nxt: SeqNumber) -> bool {
+        let ends = self.holds_retransmissions() && nxt == self.recover;
+        if ends {
+            self.trouble().frto = Frto::Off;
         }
+        ends
     }
 }

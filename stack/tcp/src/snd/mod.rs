@@ -9,16 +9,29 @@
 //! The queue holds one [`Record`] a segment, SYN and FIN included, from the oldest unacknowledged to the last byte that the
 //! application gave. A record is marked *lost* by `loss`, and sent again by `transmit`; neither knows the other. Records
 //! carry when they were sent and what had been delivered by then: the raw material of RACK, delivery rates and BBR.
+//!
+//! What only a connection in trouble needs (what is SACKed, lost, sent again) stands in the [`scoreboard`], a box that exists
+//! while there is something in it. While there is none, an acknowledgment costs what it takes off the queue and no more.
 
+mod ack;
+mod scoreboard;
+mod storage;
+
+#[cfg(test)]
+mod oracle_tests;
+
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
 
 use bywash_wire::SeqNumber;
 
+pub(crate) use ack::{Acked, Arrival};
+pub(crate) use scoreboard::Detected;
+use scoreboard::Scoreboard;
+
 use crate::payload::Payload;
-use crate::rate::{Delivered, DeliveryRate, Stamp};
-use crate::snapshot::{Code, Reader, SnapshotError, save_payload};
-use crate::time::{Duration, Instant};
+use crate::rate::{DeliveryRate, Stamp};
+use crate::time::Instant;
 
 /// One segment of the send queue.
 #[derive(Debug)]
@@ -34,8 +47,14 @@ pub(crate) struct Record<P> {
     pub(crate) transmissions: u8,
     pub(crate) syn: bool,
     pub(crate) fin: bool,
-    /// Sent, believed lost, and not sent again since.
+    /// The peer has named it in a SACK block; then it is neither lost nor on the way.
+    pub(crate) sacked: bool,
+    /// It was counted as delivered when it was SACKed; outlives the SACK block if the peer takes that back.
+    counted: bool,
+    /// The transmission before the latest retransmission, if there is one on the way, is believed lost.
     pub(crate) lost: bool,
+    /// A retransmission is on the way.
+    pub(crate) resent: bool,
 }
 
 impl<P> Record<P> {
@@ -48,25 +67,16 @@ impl<P> Record<P> {
     pub(crate) fn end(&self) -> SeqNumber {
         self.seq + self.seq_len()
     }
-}
 
-/// What an acknowledgment took from the queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Acked {
-    /// Sequence space.
-    pub(crate) seq_len: u32,
-    /// Payload bytes.
-    pub(crate) bytes: u32,
-    pub(crate) syn: bool,
-    pub(crate) fin: bool,
-    /// From the oldest record, if all were sent only once.
-    pub(crate) rtt: Option<Duration>,
-    /// Bytes on the way before: sent, not acknowledged, not believed lost.
-    pub(crate) pipe_before: u32,
-    /// [`DeliveryRate::lost`] before.
-    pub(crate) lost_before: u32,
-    /// What is delivered, for the rate sample.
-    pub(crate) delivered: Delivered,
+    /// How often the record counts as being on the way (RFC 6675 4, SetPipe).
+    fn weight(&self) -> u32 {
+        u32::from(!self.sacked && !self.lost) + u32::from(self.resent)
+    }
+
+    /// Lost, and not sent again since.
+    pub(crate) fn awaits_resending(&self) -> bool {
+        self.lost && !self.resent
+    }
 }
 
 /// The send variables and the queue.
@@ -75,8 +85,8 @@ pub(crate) struct SendQueue<P> {
     records: VecDeque<Record<P>>,
     /// Records sent at least once; they lie in front.
     sent: usize,
-    /// No record before this one is lost.
-    lost_hint: usize,
+    /// Exists while something is SACKed, lost or sent again.
+    board: Option<Box<Scoreboard>>,
     /// Oldest unacknowledged number.
     pub(crate) una: SeqNumber,
     /// Next number to send.
@@ -87,7 +97,7 @@ pub(crate) struct SendQueue<P> {
     pub(crate) wl2: SeqNumber,
     /// Largest window seen (MAX.SND.WND).
     pub(crate) max_wnd: u32,
-    /// Sequence space sent, and neither acknowledged nor marked lost since.
+    /// Sequence space on the way: the lengths of all records sent, each times its weight.
     pipe: u32,
     /// Payload bytes in the queue.
     queued: usize,
@@ -102,7 +112,7 @@ impl<P: Payload> SendQueue<P> {
         let mut queue = Self {
             records: VecDeque::new(),
             sent: 0,
-            lost_hint: 0,
+            board: None,
             una: iss,
             nxt: iss,
             wnd: 0,
@@ -133,7 +143,10 @@ impl<P: Payload> SendQueue<P> {
             transmissions: 0,
             syn,
             fin,
+            sacked: false,
+            counted: false,
             lost: false,
+            resent: false,
         });
         self.queued += len;
         self.unsent += len;
@@ -206,8 +219,17 @@ impl<P: Payload> SendQueue<P> {
         index + 1 == self.records.len()
     }
 
+    /// Sequence space believed to be on the way (RFC 6675 4). Without SACK a duplicate ACK says that some segment has
+    /// arrived; those are taken off here.
     pub(crate) fn pipe(&self) -> u32 {
-        self.pipe
+        let arrived = self.board.as_ref().map_or(0, |board| board.unnamed);
+        self.pipe.saturating_sub(arrived)
+    }
+
+    /// Payload bytes acknowledged by number.
+    pub(crate) fn bytes_acked(&self) -> u64 {
+        let ahead = self.board.as_ref().map_or(0, |board| board.counted_bytes);
+        self.rate.delivered.saturating_sub(ahead.into())
     }
 
     /// Sequence space sent and not acknowledged (FlightSize of RFC 5681).
@@ -234,115 +256,14 @@ impl<P: Payload> SendQueue<P> {
         record.sent_at = now;
         record.stamp = self.rate.stamp(now, self.pipe, record.len);
         record.transmissions = record.transmissions.saturating_add(1);
-        let first = index == self.sent;
-        if first || record.lost {
-            self.pipe += record.seq_len();
-        }
-        record.lost = false;
-        if first {
-            self.sent += 1;
-            self.unsent -= record.len as usize;
-            self.nxt = record.end();
-        }
-    }
-
-    /// Takes everything before `ack` off the queue; `una < ack <= nxt`.
-    pub(crate) fn on_ack(&mut self, ack: SeqNumber, now: Instant) -> Acked {
-        let mut acked = Acked {
-            pipe_before: self.pipe,
-            lost_before: self.rate.lost,
-            ..Acked::default()
-        };
-        acked.seq_len = ack.distance_from(self.una).max(0) as u32;
-        self.una = ack;
-        let mut again = false;
-        while let Some(record) = self.records.front_mut()
-            && record.seq.before(ack)
-        {
-            if record.end().after(ack) {
-                self.trim_front(ack, &mut acked);
-                break;
-            }
-            again |= record.transmissions > 1;
-            if acked.rtt.is_none() {
-                acked.rtt = Some(now.since(record.sent_at));
-            }
-            acked.bytes += record.len;
-            acked.syn |= record.syn;
-            acked.fin |= record.fin;
-            let once = record.transmissions == 1;
-            acked
-                .delivered
-                .add(record.len, record.sent_at, &record.stamp, once);
-            if !record.lost {
-                self.pipe -= record.seq_len();
-            }
-            self.queued -= record.len as usize;
-            self.sent -= 1;
-            self.lost_hint = self.lost_hint.saturating_sub(1);
-            self.records.pop_front();
-        }
-        // Karn's rule, for the whole acknowledgment: what was sent once may have waited at the peer for what was sent twice.
-        acked.rtt = acked.rtt.filter(|_| !again);
-        acked
-    }
-
-    /// The acknowledgment ends inside the first record: a peer, or a box on the way, that cuts segments its own way.
-    fn trim_front(&mut self, ack: SeqNumber, acked: &mut Acked) {
-        let record = &mut self.records[0];
-        let mut n = ack.distance_from(record.seq) as u32;
-        if !record.lost {
-            self.pipe -= n;
-        }
-        if record.syn {
-            record.syn = false;
-            acked.syn = true;
-            n -= 1;
-        }
-        record.seq = ack;
-        record.len -= n;
-        self.queued -= n as usize;
-        acked.bytes += n;
-        let once = record.transmissions == 1;
-        acked.delivered.add(n, record.sent_at, &record.stamp, once);
-        if let Some(payload) = &mut record.payload {
-            payload.advance(n as usize);
-        }
-    }
-
-    /// The record is believed lost: it is not on the way any more.
-    pub(crate) fn mark_lost(&mut self, index: usize) {
-        if index >= self.sent || self.records[index].lost {
+        if index != self.sent {
+            self.note_resent(index, now);
             return;
         }
-        let record = &mut self.records[index];
-        record.lost = true;
-        self.rate.on_lost(record.len, &record.stamp);
-        self.pipe -= record.seq_len();
-        self.lost_hint = self.lost_hint.min(index);
-    }
-
-    /// Everything sent is believed lost (RFC 6298 5.4 with RFC 5681's go-back-N).
-    pub(crate) fn mark_all_lost(&mut self) {
-        for record in self.records.iter_mut().take(self.sent) {
-            if !record.lost {
-                self.rate.on_lost(record.len, &record.stamp);
-            }
-            record.lost = true;
-        }
-        self.pipe = 0;
-        self.lost_hint = 0;
-    }
-
-    /// The first record that is believed lost.
-    pub(crate) fn next_lost(&mut self) -> Option<usize> {
-        while self.lost_hint < self.sent {
-            if self.records[self.lost_hint].lost {
-                return Some(self.lost_hint);
-            }
-            self.lost_hint += 1;
-        }
-        None
+        self.pipe += record.seq_len();
+        self.sent += 1;
+        self.unsent -= record.len as usize;
+        self.nxt = record.end();
     }
 
     /// Cuts the record at `at` payload bytes into two. `false`: no frame for the second half now.
@@ -367,6 +288,7 @@ impl<P: Payload> SendQueue<P> {
         self.records.insert(index + 1, second);
         if index < self.sent {
             self.sent += 1;
+            self.note_split(index);
         }
         true
     }
@@ -377,91 +299,9 @@ impl<P: Payload> SendQueue<P> {
         self.records = VecDeque::new();
         self.una = self.nxt;
         self.sent = 0;
-        self.lost_hint = 0;
+        self.board = None;
         self.pipe = 0;
         self.queued = 0;
         self.unsent = 0;
-    }
-
-    pub(crate) fn save<'a>(&'a self, out: &mut Vec<u8>, bytes: &dyn Fn(&'a P) -> &'a [u8]) {
-        (self.una, self.nxt).save(out);
-        (self.wnd, self.max_wnd).save(out);
-        (self.wl1, self.wl2).save(out);
-        self.rate.save(out);
-        (self.records.len() as u32).save(out);
-        (self.sent as u32).save(out);
-        for record in &self.records {
-            (record.sent_at, record.stamp).save(out);
-            (
-                record.transmissions,
-                (record.syn, (record.fin, record.lost)),
-            )
-                .save(out);
-            record.payload.is_some().save(out);
-            if let Some(payload) = &record.payload {
-                save_payload(out, bytes(payload));
-            }
-        }
-    }
-
-    pub(crate) fn load(
-        input: &mut Reader<'_>,
-        make: &mut dyn FnMut(&[u8]) -> Option<P>,
-    ) -> Result<Self, SnapshotError> {
-        let (una, nxt) = Code::load(input)?;
-        let mut queue = Self::new(una);
-        queue.clear();
-        queue.nxt = nxt;
-        (queue.wnd, queue.max_wnd) = Code::load(input)?;
-        (queue.wl1, queue.wl2) = Code::load(input)?;
-        queue.rate = Code::load(input)?;
-        let count = input.count()?;
-        let sent = u32::load(input)? as usize;
-        if sent > count || (sent == 0 && una != nxt) {
-            return Err(SnapshotError::Corrupt);
-        }
-        let mut seq = una;
-        for index in 0..count {
-            let record = Self::load_record(input, seq, make)?;
-            seq = record.end();
-            queue.queued += record.len as usize;
-            if index >= sent {
-                queue.unsent += record.len as usize;
-            } else if !record.lost {
-                queue.pipe += record.seq_len();
-            }
-            queue.records.push_back(record);
-            if index + 1 == sent && seq != nxt {
-                return Err(SnapshotError::Corrupt);
-            }
-        }
-        queue.sent = sent;
-        Ok(queue)
-    }
-
-    fn load_record(
-        input: &mut Reader<'_>,
-        seq: SeqNumber,
-        make: &mut dyn FnMut(&[u8]) -> Option<P>,
-    ) -> Result<Record<P>, SnapshotError> {
-        let (sent_at, stamp) = Code::load(input)?;
-        let (transmissions, (syn, (fin, lost))) = Code::load(input)?;
-        let payload = if bool::load(input)? {
-            Some(input.payload(make)?)
-        } else {
-            None
-        };
-        let len = payload.as_ref().map_or(0, Payload::len) as u32;
-        Ok(Record {
-            payload,
-            sent_at,
-            stamp,
-            seq,
-            len,
-            transmissions,
-            syn,
-            fin,
-            lost,
-        })
     }
 }

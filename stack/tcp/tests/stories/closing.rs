@@ -84,7 +84,7 @@ fn a_fin_before_its_data_waits_for_it() {
         .drop_if(move |trace| std::mem::take(&mut first) && trace.is_data());
     pair.a.send(&[1; 3_000]);
     pair.a.close_when_sent = true;
-    pair.run_for(ms(10));
+    pair.run_for(ms(2));
     assert_eq!(pair.b.state(), State::Established);
     assert!(pair.b.received.is_empty());
     pair.run_until(|pair| pair.b.state() == State::CloseWait);

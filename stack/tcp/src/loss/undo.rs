@@ -1,0 +1,82 @@
+//! Was it all for nothing? What tells a needless reduction of the window from a needed one.
+//!
+//! | evidence | what it means |
+//! |---|---|
+//! | D-SACKs for everything sent again (RFC 2883, 3708) | each retransmission was a duplicate |
+//! | an ACK that echoes a time before the first retransmission (Eifel: RFC 3522, 4015) | the first transmissions arrived |
+//! | recovery ends, and nothing was sent again | likewise |
+//! | after a time-out, an ACK for something sent once (F-RTO: RFC 5682 3.1, with SACK) | not all was lost: the time-out came too soon |
+
+use bywash_wire::SeqNumber;
+
+use crate::snapshot::code;
+use crate::snd::Arrival;
+use crate::time::Instant;
+
+/// What the last reduction would be undone by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Undo {
+    /// `snd.una` at the reduction: duplicates of what lies before are older.
+    marker: SeqNumber,
+    /// Segments sent again that no D-SACK has named; `None`: nothing was sent again.
+    unproven: Option<u32>,
+    /// The first retransmission.
+    first_at: Option<Instant>,
+}
+
+code!(struct Undo { marker, unproven, first_at });
+
+impl Undo {
+    /// The window is reduced with `resent` retransmissions on the way.
+    pub(super) fn new(una: SeqNumber, resent: u32) -> Self {
+        Self {
+            marker: una,
+            unproven: (resent > 0).then_some(resent),
+            first_at: None,
+        }
+    }
+
+    pub(super) fn on_resent(&mut self, now: Instant) {
+        self.unproven = Some(self.unproven.unwrap_or(0).saturating_add(1));
+        self.first_at.get_or_insert(now);
+    }
+
+    /// The peer has reported `count` segments that end at `end` as duplicates. Whether they are of this reduction.
+    pub(super) fn on_duplicate(&mut self, end: SeqNumber, count: u32) -> bool {
+        let ours = end.after(self.marker) && self.unproven.is_some_and(|left| left > 0);
+        if ours {
+            self.unproven = self.unproven.map(|left| left.saturating_sub(count));
+        }
+        ours
+    }
+
+    /// Every retransmission was a duplicate.
+    pub(super) fn is_refuted(&self) -> bool {
+        self.unproven == Some(0)
+    }
+
+    /// The acknowledgment answers what was sent before the first retransmission, or there was none.
+    pub(super) fn is_preceded_by(&self, arrival: &Arrival) -> bool {
+        self.first_at.is_none_or(|at| arrival.precedes(at))
+    }
+}
+
+/// Where F-RTO stands (RFC 5682 2.1, 3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Frto {
+    /// Not looking, or it has its answer.
+    #[default]
+    Off,
+    /// The oldest segment was sent again; its acknowledgment is awaited.
+    Watching,
+    /// That moved `snd.una`: new data goes, and nothing again, until the next acknowledgment tells.
+    Probing,
+}
+
+code!(
+    enum Frto {
+        Off = 0,
+        Watching = 1,
+        Probing = 2,
+    }
+);
