@@ -20,6 +20,7 @@
 //! | `congestion` | how much may be on the way, and how fast it may leave |
 //! | `rate`, `pacing` | how fast the path delivers, and segments leave |
 //! | `rtt`, `timer`, [`time`] | the retransmission time-out, named deadlines, nanoseconds |
+//! | `cookie` | SYN cookies: a handshake without a connection |
 //! | `listener`, `reset` | the states LISTEN and CLOSED |
 //! | `config`, `event`, `info`, `payload` | what goes in and comes out |
 //! | `snapshot` | a connection as bytes, and back |
@@ -63,6 +64,7 @@ mod ack_policy;
 mod config;
 mod congestion;
 mod connection;
+mod cookie;
 mod event;
 mod info;
 mod listener;
@@ -84,6 +86,7 @@ mod timer;
 pub use config::{Config, KeepAlive};
 pub use congestion::{CongestionControl, CongestionFigures, UnknownCongestionControl};
 pub use connection::{Connection, Disposition, SendError, Transmit};
+pub use cookie::CookieInput;
 pub use event::{CloseReason, Event, Readiness};
 pub use info::{Info, LimitedBy};
 pub use listener::{ListenOutcome, Listener};

@@ -46,6 +46,10 @@ impl Listener {
         &self.config
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Config> {
+        &self.config
+    }
+
     /// RFC 9293 3.10.7.2. `tuple.local` is this end. `iss` and `ts_offset` are the connection's initial sequence number
     /// (RFC 6528) and the start of its timestamp clock (RFC 7323 5.4), both unguessable.
     ///

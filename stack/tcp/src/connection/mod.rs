@@ -376,6 +376,11 @@ impl<P: Payload> Connection<P> {
         true
     }
 
+    /// What was measured of the round trip was not one.
+    pub(crate) fn forget_round_trip(&mut self) {
+        self.rtt = RttEstimator::new(&self.config);
+    }
+
     fn on_established(&mut self, now: Instant) {
         self.events.raise(Pending::CONNECTED);
         let moment = self.moment(now);

@@ -318,6 +318,14 @@ impl<P: Payload> Connection<P> {
         self.arm_user_timeout(now);
     }
 
+    /// The SYN-ACK of a connection in SYN-RECEIVED, which counts as sent: for SYN cookies.
+    pub(crate) fn handshake_segment(&mut self, now: Instant) -> Segment {
+        match self.poll_transmit(now) {
+            Some(transmit) => transmit.segment,
+            None => unreachable!("a fresh connection sends its SYN first"),
+        }
+    }
+
     /// The options go into every SYN; in a SYN-ACK only those that the peer's SYN had.
     fn syn_segment(&mut self, now: Instant) -> Segment {
         let answers = self.phase != Phase::SynSent;

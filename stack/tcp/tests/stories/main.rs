@@ -5,6 +5,7 @@ mod support;
 
 mod adversary;
 mod closing;
+mod cookies;
 mod duplicates;
 mod frames;
 mod handshake;
