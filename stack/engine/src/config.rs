@@ -6,6 +6,8 @@ use std::time::Duration;
 use bywash_tcp::Config as TcpConfig;
 use bywash_wire::ChecksumPolicy;
 
+use crate::defence::SynCookies;
+
 /// What a shard does when a turn found nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdlePolicy {
@@ -100,8 +102,10 @@ pub struct ShardConfig {
     /// RX frames that applications and reassembly queues may hold in all; the advertised windows
     /// shrink as this fills.
     pub lease_cap: u32,
-    /// Connections in SYN-RECEIVED that one listener may have.
+    /// Connections in SYN-RECEIVED that one listener may have; SYNs beyond are answered as `syn_cookies` says.
     pub backlog: u32,
+    /// When SYNs are answered by cookies.
+    pub syn_cookies: SynCookies,
     /// Connections that the shard holds at most.
     pub max_connections: u32,
     /// Local ports of active opens.
@@ -136,6 +140,7 @@ impl Default for ShardConfig {
             control_frames: 256,
             lease_cap: 4096,
             backlog: 1024,
+            syn_cookies: SynCookies::WhenFull,
             max_connections: 1 << 20,
             local_ports: 61440..=65535,
             resets_per_second: 1000,

@@ -33,6 +33,7 @@ pub mod shard;
 pub mod steering;
 
 mod api;
+pub mod defence;
 mod directory;
 mod flows;
 mod idle;

@@ -79,6 +79,11 @@ impl Listeners {
         self.by_port.get_mut(&port)
     }
 
+    /// Connections in SYN-RECEIVED of a port; `None` if nobody listens there.
+    pub(crate) fn half_open(&self, port: u16) -> Option<u32> {
+        self.by_port.get(&port).map(|listener| listener.half_open)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, &PortListener)> {
         self.by_port
             .iter()

@@ -1,7 +1,8 @@
 //! Randomness of a shard: sequence numbers, timestamp offsets, ports.
 
-use std::hash::Hasher;
+use std::hash::{Hash, Hasher};
 
+use bywash_tcp::CookieInput;
 use bywash_tcp::time::Instant;
 use bywash_wire::{SeqNumber, Tuple};
 use siphasher::sip::SipHasher13;
@@ -40,6 +41,7 @@ impl Random for SeededRandom {
 pub(crate) struct Secrets {
     sequence: (u64, u64),
     timestamps: (u64, u64),
+    cookies: (u64, u64),
 }
 
 impl Secrets {
@@ -47,6 +49,7 @@ impl Secrets {
         Self {
             sequence: (random.next_u64(), random.next_u64()),
             timestamps: (random.next_u64(), random.next_u64()),
+            cookies: (random.next_u64(), random.next_u64()),
         }
     }
 
@@ -60,11 +63,15 @@ impl Secrets {
     pub(crate) fn timestamp_offset(&self, tuple: &Tuple) -> u32 {
         keyed(self.timestamps, tuple) as u32
     }
+
+    /// RFC 4987 3.6: the hash of a SYN cookie.
+    pub(crate) fn cookie(&self, tuple: &Tuple, input: CookieInput) -> u32 {
+        keyed(self.cookies, &(tuple, input)) as u32
+    }
 }
 
-fn keyed(key: (u64, u64), tuple: &Tuple) -> u64 {
-    use std::hash::Hash;
+fn keyed(key: (u64, u64), what: &impl Hash) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(key.0, key.1);
-    tuple.hash(&mut hasher);
+    what.hash(&mut hasher);
     hasher.finish()
 }

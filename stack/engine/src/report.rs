@@ -32,6 +32,8 @@ pub(crate) struct Counters {
     pub(crate) paths_lost: u64,
     pub(crate) icmp_errors: u64,
     pub(crate) challenges_withheld: u64,
+    pub(crate) cookies_sent: u64,
+    pub(crate) cookies_taken: u64,
     pub(crate) drops: [u64; DropReason::COUNT],
 }
 
@@ -57,6 +59,8 @@ impl Default for Counters {
             paths_lost: 0,
             icmp_errors: 0,
             challenges_withheld: 0,
+            cookies_sent: 0,
+            cookies_taken: 0,
             drops: [0; DropReason::COUNT],
         }
     }
@@ -330,6 +334,8 @@ impl<P: Port> Core<P> {
             ("paths-lost", own.paths_lost),
             ("icmp-errors", own.icmp_errors),
             ("challenges-withheld", own.challenges_withheld),
+            ("syn-cookies-sent", own.cookies_sent),
+            ("syn-cookies-taken", own.cookies_taken),
             ("frames-received", port.received),
             ("frames-transmitted", port.transmitted),
             ("frames-completed", port.completed),

@@ -21,6 +21,7 @@ use crate::challenges::Challenges;
 use crate::clock::Clock;
 use crate::config::ShardConfig;
 use crate::context::Context;
+use crate::defence::RateLimit;
 use crate::directory::{ControlMessage, Directory};
 use crate::flows::FlowTable;
 use crate::host::Routes;
@@ -171,6 +172,8 @@ pub struct Core<P: Port> {
     pub(crate) counters: Counters,
     pub(crate) resets: RateLimit,
     pub(crate) challenges: Challenges,
+    /// When a SYN was last answered by a cookie.
+    pub(crate) last_cookie: Option<Instant>,
     pub(crate) phase: Phase,
     /// Share of the receive buffers that new windows may offer; shrinks as frames run out.
     pub(crate) pressure: Pressure,
@@ -201,34 +204,6 @@ pub(crate) struct Read {
     pub(crate) turn: u64,
     /// It was read to its end.
     pub(crate) drained: bool,
-}
-
-/// A token bucket for answers that a peer could demand without limit.
-pub(crate) struct RateLimit {
-    per_second: u32,
-    tokens: u32,
-    second: u64,
-}
-
-impl RateLimit {
-    fn new(per_second: u32) -> Self {
-        Self {
-            per_second,
-            tokens: per_second,
-            second: 0,
-        }
-    }
-
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let second = now.as_nanos() / 1_000_000_000;
-        if second != self.second {
-            self.second = second;
-            self.tokens = self.per_second;
-        }
-        let had = self.tokens > 0;
-        self.tokens = self.tokens.saturating_sub(1);
-        had
-    }
 }
 
 impl<P: Port> Core<P> {
@@ -272,6 +247,7 @@ impl<P: Port> Core<P> {
             counters: Counters::default(),
             resets,
             challenges,
+            last_cookie: None,
             phase: Phase::Running,
             pressure: Pressure::None,
             env,

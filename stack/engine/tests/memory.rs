@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bywash_engine::config::ShardConfig;
 use bywash_engine::context::{ConnOptions, Context};
+use bywash_engine::defence::SynCookies;
 use bywash_engine::memory::ADDRESSES_B;
 use bywash_engine::service::{Event, Recv, Service};
 use bywash_engine::tcp::CloseReason;
@@ -147,6 +148,7 @@ fn a_peer_that_never_answers_times_out() {
 fn a_full_backlog_drops_syns_and_says_so() {
     let config = ShardConfig {
         backlog: 3,
+        syn_cookies: SynCookies::Never,
         ..ShardConfig::default()
     };
     // Three at a time, and six retransmissions of a SYN: twelve get through.
@@ -252,4 +254,33 @@ fn a_reset_for_unread_data_does_not_overtake_what_was_sent() {
     let config = ShardConfig::default();
     let mut world = World::new(&config, Hasty, Greeter::default(), Faults::default(), 13);
     assert!(world.run(MINUTE, |_, greeter| greeter.heard == b"goodbye"));
+}
+
+/// A listener without a place for half-open connections keeps nothing of a SYN, and everybody gets in.
+#[test]
+fn cookies_let_everybody_in_when_no_half_open_place_is_left() {
+    for (faults, seed) in [
+        (Faults::default(), 31),
+        (
+            Faults {
+                drop: 20,
+                ..Faults::default()
+            },
+            32,
+        ),
+    ] {
+        let config = ShardConfig {
+            backlog: 0,
+            ..ShardConfig::default()
+        };
+        let client = Client::new(40, 20_000, 1000);
+        let mut world = World::new(&config, client, Echo::default(), faults, seed);
+        assert!(world.run(MINUTE * 4, |client, _| client.is_complete()));
+        assert!(!world.pair.a.service().corrupt);
+        assert_eq!(world.pair.b.service().accepted, 40);
+        let counters = world.pair.b.report().counters;
+        assert_eq!(counters["syn-cookies-taken"], 40);
+        assert!(counters["syn-cookies-sent"] >= 40);
+        assert_eq!(counters["connections-opened"], 40, "SYNs made none");
+    }
 }

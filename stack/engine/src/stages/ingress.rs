@@ -6,7 +6,7 @@
 //! nothing but a header.
 
 use bywash_tcp::{Disposition, ListenOutcome, reset_for};
-use bywash_wire::{Decoded, DropReason, Ecn, Flags, Link, Segment, Tuple};
+use bywash_wire::{Decoded, DropReason, Flags, Segment, Tuple};
 use bywash_xsk::{Frame, Port};
 
 use crate::config::PoolPolicy;
@@ -14,7 +14,6 @@ use crate::directory::Handed;
 use crate::payload::FramePayload;
 use crate::pools::{CONTROL, PRIMARY, moves};
 use crate::shard::{Conn, Core, Origin, Phase, Pressure, Read};
-use crate::stages::egress::post_header;
 
 /// How a frame came.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +116,7 @@ impl<P: Port> Core<P> {
         self.counters.partial_checksums += u64::from(decoded.partial_checksum);
         match self.flows.lookup(&decoded.tuple) {
             Some(index) => self.on_flow_segment(index, &decoded, frame, arrival),
-            None => self.on_stray_segment(&decoded, frame),
+            None => self.on_stray_segment(&decoded, frame, arrival),
         }
     }
 
@@ -140,7 +139,7 @@ impl<P: Port> Core<P> {
             && conn.tcp.accepts_new_incarnation(&decoded.segment)
         {
             self.forget(index);
-            return self.on_stray_segment(decoded, frame);
+            return self.on_stray_segment(decoded, frame, arrival);
         }
         if conn.moving && !conn.tcp.follows_on(&decoded.segment) {
             match moves::park(&mut self.moves, index, frame, arrival.ring, self.now) {
@@ -175,7 +174,7 @@ impl<P: Port> Core<P> {
     }
 
     /// A segment of no connection of this shard.
-    fn on_stray_segment(&mut self, decoded: &Decoded, frame: Frame) {
+    fn on_stray_segment(&mut self, decoded: &Decoded, frame: Frame, arrival: Arrival) {
         let tuple = decoded.tuple;
         if self.config.shards > 1
             && let Some(owner) = self.directory.owner(&tuple)
@@ -190,7 +189,7 @@ impl<P: Port> Core<P> {
         if !matches!(self.phase, Phase::Running) {
             return self.count_drop(DropReason::Stopping);
         }
-        self.on_listener_segment(decoded);
+        self.on_listener_segment(decoded, frame, arrival);
     }
 
     /// Lends the frame to the shard that owns its flow, if that shard keeps up and enough frames are left here.
@@ -210,22 +209,29 @@ impl<P: Port> Core<P> {
         }
     }
 
-    fn on_listener_segment(&mut self, decoded: &Decoded) {
+    fn on_listener_segment(&mut self, decoded: &Decoded, frame: Frame, arrival: Arrival) {
         let tuple = decoded.tuple;
         let full = self.conns.len() >= self.config.max_connections as usize;
         let backlog = self.config.backlog;
+        let Some(half_open) = self.listeners.half_open(tuple.local_port) else {
+            return;
+        };
+        let is_request = is_request(decoded.segment.flags);
+        if is_request && full {
+            return self.count_drop(DropReason::ConnectionTableFull);
+        }
+        if is_request && self.wants_cookie(half_open) {
+            return self.send_cookie(decoded);
+        }
+        if is_request && half_open >= backlog {
+            return self.count_drop(DropReason::ListenQueueFull);
+        }
+        if let Some(index) = self.take_cookie(decoded) {
+            return self.on_flow_segment(index, decoded, frame, arrival);
+        }
         let Some(entry) = self.listeners.by_port(tuple.local_port) else {
             return;
         };
-        let is_syn = decoded.segment.flags.contains(Flags::SYN);
-        if is_syn && (full || entry.half_open >= backlog) {
-            let reason = if full {
-                DropReason::ConnectionTableFull
-            } else {
-                DropReason::ListenQueueFull
-            };
-            return self.count_drop(reason);
-        }
         let iss = self.secrets.initial_sequence(&tuple, self.now);
         let offset = self.secrets.timestamp_offset(&tuple);
         let listener = entry.listener(&tuple);
@@ -304,25 +310,13 @@ impl<P: Port> Core<P> {
         self.send_stray(decoded, &reset);
     }
 
-    /// Sends a segment of no connection back to where `decoded` came from. There is no state to
-    /// keep a path in, and the sender's own link header is as good as what the kernel would say.
-    fn send_stray(&mut self, decoded: &Decoded, segment: &Segment) {
+    /// Sends a RST of no connection, at a limited rate.
+    fn send_stray(&mut self, decoded: &Decoded, reset: &Segment) {
         if !self.resets.take(self.now) {
             return self.count_drop(DropReason::ResetRateLimited);
         }
-        let link = Link {
-            source_mac: decoded.destination_mac,
-            destination_mac: decoded.source_mac,
-            vlan: decoded.tuple.vlan,
-        };
-        if self.port.tx_space() == 0 {
-            return self.count_drop(DropReason::TransmitRingFull);
-        }
-        if post_header(&mut self.port, &link, &decoded.tuple, Ecn::NotEct, segment) {
+        if self.send_back(decoded, reset) {
             self.counters.resets_out += 1;
-            self.counters.segments_out += 1;
-        } else {
-            self.count_drop(DropReason::NoTransmitFrame);
         }
     }
 
@@ -359,4 +353,12 @@ fn without_payload(segment: &Segment) -> Segment {
     bare.payload_len = 0;
     bare.flags.remove(Flags::FIN);
     bare
+}
+
+/// A SYN that asks for a connection, and nothing else (RFC 9293 3.10.7.2).
+fn is_request(flags: Flags) -> bool {
+    flags.contains(Flags::SYN)
+        && !flags.contains(Flags::ACK)
+        && !flags.contains(Flags::RST)
+        && !flags.contains(Flags::FIN)
 }
