@@ -378,7 +378,7 @@ impl<P: Payload> Connection<P> {
 
     /// What was measured of the round trip was not one.
     pub(crate) fn forget_round_trip(&mut self) {
-        self.rtt = RttEstimator::new(&self.config);
+        self.rtt = RttEstimator::new();
     }
 
     fn on_established(&mut self, now: Instant) {
