@@ -102,14 +102,14 @@ impl<P: Port> Core<P> {
                     .choose_tuple(&path, remote)
                     .ok_or(ConnectError::NoPort(remote))?;
                 let tcp = self.active_connection(&config, tuple, path.mtu);
-                self.adopt(tcp, Origin::Active, config.receive_buffer, None)
+                self.adopt(tcp, Origin::Active, config.receive_limit(), None)
             }
             Resolution::Pending | Resolution::Unreachable(_) => {
                 // Address and port are chosen when the path is known; this connection is a
                 // placeholder that no segment reaches.
                 let tuple = Tuple::tcp(source, 0, ip, remote.port());
                 let tcp = self.active_connection(&config, tuple, self.config.mtu);
-                let buffer = config.receive_buffer;
+                let buffer = config.receive_limit();
                 self.adopt(tcp, Origin::Active, buffer, Some(Box::new(config)))
             }
         };
@@ -261,6 +261,10 @@ impl<P: Port> Core<P> {
         }
         if let Some(bytes) = options.receive_buffer {
             config.receive_buffer = bytes;
+            config.receive_buffer_max = bytes;
+        }
+        if let Some(bytes) = options.receive_buffer_max {
+            config.receive_buffer_max = bytes;
         }
         if let Some(bytes) = options.send_buffer {
             config.send_buffer = bytes;

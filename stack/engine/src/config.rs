@@ -128,6 +128,7 @@ impl Default for ShardConfig {
                 // Whatever the device's MTU allows.
                 mss: u16::MAX,
                 receive_buffer: RECEIVE_BUFFER,
+                receive_buffer_max: RECEIVE_BUFFER,
                 ..TcpConfig::default()
             },
             mtu: 1500,

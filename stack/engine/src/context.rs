@@ -24,6 +24,9 @@ pub struct ConnOptions {
     pub mss: Option<u16>,
     /// Receive buffer in bytes (SO_RCVBUF).
     pub receive_buffer: Option<usize>,
+    /// To how many bytes the receive buffer grows by itself on paths that can use it; without it, a given `receive_buffer`
+    /// stays fixed.
+    pub receive_buffer_max: Option<usize>,
     /// Send buffer in bytes (SO_SNDBUF).
     pub send_buffer: Option<usize>,
 }

@@ -21,7 +21,7 @@ impl<P: Port> Core<P> {
         let now = self.now;
         let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
         conn.tcp.configure(now, change);
-        conn.receive_buffer = conn.tcp.config().receive_buffer;
+        conn.receive_buffer = conn.tcp.config().receive_limit();
         self.limit_window(id.index);
         self.mark_ready(id.index);
         Ok(())

@@ -10,8 +10,11 @@ pub struct Config {
     /// Largest payload without options that we can receive and send, in bytes: link MTU less 40 (IPv4) or 60 (IPv6).
     /// Advertised in the MSS option (RFC 6691). Default 1460.
     pub mss: u16,
-    /// Unread bytes we are willing to hold: the largest window advertised. Default 1 MiB.
+    /// Unread bytes we are willing to hold to begin with: the largest window advertised then. Default 1 MiB.
     pub receive_buffer: usize,
+    /// To how many the buffer grows if the path can use them; not above `receive_buffer`: it stays as it is. Default 0: the
+    /// owner of the memory must know what it can spare (Linux: 6 MiB, `tcp_rmem`).
+    pub receive_buffer_max: usize,
     /// Payload handles we are willing to hold, in order and out of order together, whatever they carry. Default 4096.
     pub receive_segments: usize,
     /// Bytes accepted from the application and not yet acknowledged. Default 1 MiB.
@@ -80,11 +83,18 @@ pub struct KeepAlive {
 
 code!(struct KeepAlive { idle, interval, probes });
 code!(struct Config {
-    mss, receive_buffer, receive_segments, send_buffer, nagle, delayed_ack, window_scale, timestamps,
+    mss, receive_buffer, receive_buffer_max, receive_segments, send_buffer, nagle, delayed_ack, window_scale, timestamps,
     sack, initial_rto, rto_min, rto_max, persist_min, persist_max, msl, fin_wait_2, retries,
     syn_retries, congestion, pacing, max_pacing_rate, slow_start_after_idle, user_timeout, keep_alive,
     challenge_interval
 });
+
+impl Config {
+    /// Unread bytes that a connection may ever hold.
+    pub fn receive_limit(&self) -> usize {
+        self.receive_buffer.max(self.receive_buffer_max)
+    }
+}
 
 impl Default for KeepAlive {
     fn default() -> Self {
@@ -101,6 +111,7 @@ impl Default for Config {
         Self {
             mss: 1460,
             receive_buffer: 1 << 20,
+            receive_buffer_max: 0,
             receive_segments: 4096,
             send_buffer: 1 << 20,
             nagle: true,

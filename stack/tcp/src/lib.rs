@@ -75,6 +75,7 @@ mod payload;
 mod rate;
 mod rcv;
 mod reassembly;
+mod receive_tuning;
 mod reset;
 mod rtt;
 mod snapshot;

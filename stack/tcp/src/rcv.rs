@@ -6,6 +6,7 @@
 //! ```
 //! The window is a promise: `edge` never moves left (RFC 9293 3.8.6), whatever happens to the buffer.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -16,6 +17,7 @@ use crate::ack_policy::{AckPolicy, Arrived};
 use crate::config::Config;
 use crate::payload::{COPYBREAK, Payload};
 use crate::reassembly::{Inserted, Reassembly};
+use crate::receive_tuning::ReceiveTuning;
 use crate::snapshot::{Code, Reader, SnapshotError, save_payload};
 use crate::time::{Duration, Instant};
 
@@ -67,6 +69,8 @@ pub(crate) struct Receiver<P> {
     segment_size: u32,
     /// Bytes that may wait to be read.
     limit: usize,
+    /// What lets `limit` grow, unless the settings fix it.
+    tuning: Option<Box<ReceiveTuning>>,
     /// Handles that may be held, in order and out of order together.
     max_segments: u32,
     queue: VecDeque<P>,
@@ -78,7 +82,7 @@ pub(crate) struct Receiver<P> {
 }
 
 impl<P: Payload> Receiver<P> {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, now: Instant) -> Self {
         Self {
             nxt: SeqNumber::default(),
             edge: SeqNumber::default(),
@@ -91,6 +95,7 @@ impl<P: Payload> Receiver<P> {
             duplicate: None,
             segment_size: SEGMENT_SIZE_LEAST,
             limit: config.receive_buffer,
+            tuning: Self::tuning(config, now),
             max_segments: u32::try_from(config.receive_segments)
                 .unwrap_or(u32::MAX)
                 .max(2),
@@ -99,6 +104,11 @@ impl<P: Payload> Receiver<P> {
             ooo: Reassembly::new(),
             copied_small: 0,
         }
+    }
+
+    fn tuning(config: &Config, now: Instant) -> Option<Box<ReceiveTuning>> {
+        let (buffer, max) = (config.receive_buffer, config.receive_buffer_max);
+        (max > buffer).then(|| Box::new(ReceiveTuning::new(buffer, max, config.mss, now)))
     }
 
     /// The peer's SYN has arrived.
@@ -128,7 +138,25 @@ impl<P: Payload> Receiver<P> {
         self.queued
     }
 
+    /// The owner's cap.
     pub(crate) fn set_limit(&mut self, bytes: usize) {
+        match &mut self.tuning {
+            Some(tuning) => {
+                tuning.cap = bytes;
+                let limit = tuning.limit();
+                self.change_limit(limit);
+            }
+            None => self.change_limit(bytes),
+        }
+    }
+
+    /// The settings of the buffer have changed.
+    pub(crate) fn set_buffer(&mut self, config: &Config, now: Instant) {
+        self.tuning = Self::tuning(config, now);
+        self.change_limit(config.receive_buffer);
+    }
+
+    fn change_limit(&mut self, bytes: usize) {
         if bytes > self.limit {
             self.ack.on_read();
         }
@@ -278,8 +306,13 @@ impl<P: Payload> Receiver<P> {
     }
 
     /// The next payload in order, for the application.
-    pub(crate) fn pop(&mut self) -> Option<P> {
+    pub(crate) fn pop(&mut self, now: Instant, srtt: Option<Duration>) -> Option<P> {
         let payload = self.queue.pop_front()?;
+        let mss = self.full_segment().min(u16::MAX.into()) as u16;
+        if let (Some(tuning), Some(rtt)) = (&mut self.tuning, srtt) {
+            tuning.on_read(now, payload.len(), rtt, mss);
+            self.limit = tuning.limit();
+        }
         self.queued -= payload.len();
         self.ack.on_read();
         Some(payload)
@@ -356,6 +389,7 @@ impl<P: Payload> Receiver<P> {
         (self.ack, (self.segment_size, self.copied_small)).save(out);
         self.duplicate.save(out);
         (self.limit, self.max_segments).save(out);
+        self.tuning.save(out);
         (self.queue.len() as u32).save(out);
         for payload in &self.queue {
             save_payload(out, bytes(payload));
@@ -372,6 +406,7 @@ impl<P: Payload> Receiver<P> {
         let (ack, (segment_size, copied_small)) = Code::load(input)?;
         let duplicate = Code::load(input)?;
         let (limit, max_segments) = Code::load(input)?;
+        let tuning = Code::load(input)?;
         let mut queue = VecDeque::new();
         let mut queued = 0;
         for _ in 0..input.count()? {
@@ -394,6 +429,7 @@ impl<P: Payload> Receiver<P> {
             duplicate,
             segment_size,
             limit,
+            tuning,
             max_segments,
             queue,
             queued,

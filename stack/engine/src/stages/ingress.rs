@@ -235,7 +235,7 @@ impl<P: Port> Core<P> {
         let iss = self.secrets.initial_sequence(&tuple, self.now);
         let offset = self.secrets.timestamp_offset(&tuple);
         let listener = entry.listener(&tuple);
-        let buffer = listener.config().receive_buffer;
+        let buffer = listener.config().receive_limit();
         let outcome = listener.on_segment(self.now, tuple, &decoded.segment, iss, offset);
         match outcome {
             ListenOutcome::Connection(tcp) => {

@@ -128,7 +128,8 @@ impl<P: Payload> Connection<P> {
 
     /// The next payload in order. The window that this opens is told to the peer by `poll_transmit`, once it is worth it.
     pub fn recv(&mut self) -> Option<P> {
-        self.rcv.pop()
+        let srtt = self.rtt.is_measured().then(|| self.rtt.srtt());
+        self.rcv.pop(self.control.clock, srtt)
     }
 
     /// Whether everything up to the peer's FIN was read.
@@ -181,7 +182,8 @@ impl<P: Payload> Connection<P> {
         matches!(self.phase, Phase::Closed(_)) && self.control.reset.is_none()
     }
 
-    /// Caps the bytes that may wait to be read, and so the advertised window, from now on. The right edge never moves left:
+    /// Caps the bytes that may wait to be read, and so the advertised window, from now on: what the settings allow counts if
+    /// that is less. The right edge never moves left:
     /// a window already offered stays open.
     pub fn set_receive_limit(&mut self, bytes: usize) {
         self.rcv.set_limit(bytes);

@@ -27,8 +27,10 @@ impl<P: Payload> Connection<P> {
             let seed = self.snd.nxt.raw() ^ self.agreed.ts_offset;
             self.congestion.switch(after.congestion, seed);
         }
-        if before.receive_buffer != after.receive_buffer {
-            self.set_receive_limit(after.receive_buffer);
+        if before.receive_buffer != after.receive_buffer
+            || before.receive_buffer_max != after.receive_buffer_max
+        {
+            self.rcv.set_buffer(&after, now);
         }
         if before.keep_alive != after.keep_alive && self.phase.is_synchronised() {
             match after.keep_alive {

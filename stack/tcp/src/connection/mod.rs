@@ -270,7 +270,7 @@ impl<P: Payload> Connection<P> {
             phase,
             events: Pending::default(),
             snd: SendQueue::new(iss),
-            rcv: Receiver::new(config),
+            rcv: Receiver::new(config, now),
             agreed: Agreed {
                 mss: config.mss.max(PEER_MSS_MIN),
                 snd_wscale: 0,
@@ -323,11 +323,11 @@ impl<P: Payload> Connection<P> {
         self.set_send_window(syn.seq, syn.ack, u32::from(syn.window));
     }
 
-    /// The least shift by which the window field covers the receive buffer.
+    /// The least shift by which the window field covers the receive buffer, grown to its maximum.
     fn window_shift(&self) -> u8 {
         let field = usize::from(u16::MAX);
         (0..MAX_WINDOW_SCALE)
-            .find(|shift| self.config.receive_buffer <= field << shift)
+            .find(|shift| self.config.receive_limit() <= field << shift)
             .unwrap_or(MAX_WINDOW_SCALE)
     }
 

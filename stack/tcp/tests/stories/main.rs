@@ -10,6 +10,7 @@ mod duplicates;
 mod frames;
 mod handshake;
 mod icmp;
+mod receive_buffer;
 mod recovery;
 mod segment_arrives;
 mod transfer;
