@@ -160,6 +160,9 @@ impl<P: Port> Core<P> {
                 self.starve(id.index);
             }
         }
+        if taken == bytes.len() {
+            conn.tcp.push();
+        }
         if taken > 0 {
             self.mark_ready(id.index);
         }

@@ -126,6 +126,12 @@ impl<P: Payload> Connection<P> {
         Ok(())
     }
 
+    /// PUSH (RFC 9293 3.9.1.2): what the application wrote ends with what was queued last. That segment will have the PSH flag
+    /// even if more is written before it goes.
+    pub fn push(&mut self) {
+        self.snd.push_mark();
+    }
+
     /// The next payload in order. The window that this opens is told to the peer by `poll_transmit`, once it is worth it.
     pub fn recv(&mut self) -> Option<P> {
         let srtt = self.rtt.is_measured().then(|| self.rtt.srtt());
@@ -257,7 +263,7 @@ impl<P: Payload> Connection<P> {
         self.loss.save(out);
         self.rtt.save(out);
         self.counters.save(out);
-        self.path.save(out);
+        self.rare.save(out);
         self.snd.save(out, &bytes);
         self.rcv.save(out, &bytes);
     }
@@ -280,7 +286,7 @@ impl<P: Payload> Connection<P> {
         let loss = Code::load(&mut input)?;
         let rtt = Code::load(&mut input)?;
         let counters = Code::load(&mut input)?;
-        let path = Code::load(&mut input)?;
+        let rare = Code::load(&mut input)?;
         let snd = SendQueue::load(&mut input, &mut make)?;
         let rcv = Receiver::load(&mut input, &mut make)?;
         input.finish()?;
@@ -297,7 +303,7 @@ impl<P: Payload> Connection<P> {
             loss,
             rtt,
             counters,
-            path,
+            rare,
             tuple,
             config,
         };

@@ -177,10 +177,11 @@ impl<P: Payload> Connection<P> {
 
     /// Whether another answer to something unacceptable may be owed now (Linux's `tcp_invalid_ratelimit`).
     fn may_answer(&mut self, now: Instant) -> bool {
-        let last = self.control.challenged_at;
-        let allowed = last.is_none_or(|last| now.since(last) >= self.config.challenge_interval);
+        let interval = self.config.challenge_interval;
+        let last = &mut self.rare().challenged_at;
+        let allowed = last.is_none_or(|last| now.since(last) >= interval);
         if allowed {
-            self.control.challenged_at = Some(now);
+            *last = Some(now);
         }
         allowed
     }

@@ -5,8 +5,6 @@
 //! up by itself later; it ends an open that has not been answered, as Linux does. What says that a packet was too big
 //! makes segments smaller at once.
 
-use alloc::boxed::Box;
-
 use bywash_wire::{DropReason, IcmpError, IcmpKind};
 
 use super::{Connection, Disposition, PEER_MSS_MIN};
@@ -74,8 +72,9 @@ impl<P: Payload> Connection<P> {
         let Some(mss) = Headers::of(&self.tuple).mss_of_report(mtu, used) else {
             return IGNORED;
         };
-        self.path
-            .get_or_insert_with(|| Box::new(PathMtu::new(used, now)))
+        self.rare()
+            .path
+            .get_or_insert_with(|| PathMtu::new(used, now))
             .on_report(mss, now);
         self.shrink_segments(mss);
         Disposition::Accepted
@@ -91,10 +90,14 @@ impl<P: Payload> Connection<P> {
     /// The first hop's limit has changed: see [`set_mss`](Self::set_mss).
     pub(super) fn limit_mss(&mut self, mss: u16) {
         let mss = mss.max(PEER_MSS_MIN);
-        if let Some(path) = &mut self.path {
+        if let Some(path) = self.path_mut() {
             path.ceiling = path.ceiling.min(mss);
         }
         self.change_mss(self.agreed.mss.min(mss));
+    }
+
+    fn path_mut(&mut self) -> Option<&mut PathMtu> {
+        self.rare.as_mut()?.path.as_mut()
     }
 
     fn change_mss(&mut self, mss: u16) {
@@ -105,11 +108,11 @@ impl<P: Payload> Connection<P> {
 
     /// A report is not believed for ever (RFC 1191 6.3).
     pub(super) fn age_path_mtu(&mut self, now: Instant) {
-        if let Some(path) = &self.path
+        if let Some(path) = self.path_mut()
             && path.is_stale(now)
         {
             let ceiling = path.ceiling;
-            self.path = None;
+            self.rare().path = None;
             self.change_mss(ceiling);
         }
     }

@@ -19,6 +19,7 @@ mod info;
 mod on_ack;
 mod on_segment;
 mod persist;
+mod rare;
 mod timeout;
 mod transmit;
 
@@ -34,7 +35,6 @@ use crate::event::{CloseReason, Pending};
 use crate::info::LimitedBy;
 use crate::loss::LossDetection;
 use crate::pacing::Pacer;
-use crate::path_mtu::PathMtu;
 use crate::payload::Payload;
 use crate::rcv::Receiver;
 use crate::rtt::RttEstimator;
@@ -71,8 +71,7 @@ pub struct Connection<P: Payload> {
     loss: LossDetection,
     rtt: RttEstimator,
     counters: Counters,
-    /// Only where the path is narrower than promised.
-    path: Option<Box<PathMtu>>,
+    rare: Option<Box<rare::Rare>>,
     tuple: Tuple,
     config: Arc<Config>,
 }
@@ -118,8 +117,6 @@ struct Control {
     small_end: Option<SeqNumber>,
     /// A RST to send: its number, and whether it acknowledges.
     reset: Option<(SeqNumber, bool)>,
-    /// When an answer to something unacceptable was last owed.
-    challenged_at: Option<Instant>,
     /// Time-outs since the peer last acknowledged something new.
     attempts: u8,
     /// Probes (of the window, or keep-alive) since the peer was last heard.
@@ -148,7 +145,7 @@ struct Control {
 }
 
 code!(struct Control {
-    clock, heard_at, sent_at, small_end, reset, challenged_at, attempts, probes,
+    clock, heard_at, sent_at, small_end, reset, attempts, probes,
     persist_backoff, probe, override_sws, nagle, fin_queued, orphaned, want_writable, syn_lost,
     cwnd_limited, blocked, soft_error
 });
@@ -292,7 +289,7 @@ impl<P: Payload> Connection<P> {
             loss: LossDetection::new(iss),
             rtt: RttEstimator::new(),
             counters: Counters::default(),
-            path: None,
+            rare: None,
             tuple,
             config: config.clone(),
         }

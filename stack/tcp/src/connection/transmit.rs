@@ -260,6 +260,7 @@ impl<P: Payload> Connection<P> {
         let last = self.snd.is_last(index);
         let record = self.snd.record(index);
         let (seq, len, syn, fin) = (record.seq, record.len, record.syn, record.fin);
+        let push = record.push;
         let mut segment = if syn {
             self.syn_segment(now)
         } else {
@@ -270,8 +271,8 @@ impl<P: Payload> Connection<P> {
         if fin {
             segment.flags.insert(Flags::FIN);
         }
-        // RFC 9293 3.9.1.2: push where what the application wrote ends.
-        if len > 0 && last {
+        // RFC 9293 3.9.1.2: push where what the application wrote ends, and where nothing more is there to follow.
+        if len > 0 && (last || push) {
             segment.flags.insert(Flags::PSH);
         }
         self.snd.on_sent(index, now);

@@ -47,6 +47,8 @@ pub(crate) struct Record<P> {
     pub(crate) transmissions: u8,
     pub(crate) syn: bool,
     pub(crate) fin: bool,
+    /// What the application wrote ends here.
+    pub(crate) push: bool,
     /// The peer has named it in a SACK block; then it is neither lost nor on the way.
     pub(crate) sacked: bool,
     /// It was counted as delivered when it was SACKed; outlives the SACK block if the peer takes that back.
@@ -145,6 +147,7 @@ impl<P: Payload> SendQueue<P> {
             fin,
             sacked: false,
             counted: false,
+            push: false,
             lost: false,
             resent: false,
         });
@@ -179,10 +182,19 @@ impl<P: Payload> SendQueue<P> {
             .filter(|last| last.payload.is_some() && !last.fin)
     }
 
+    /// What the application wrote ends with the last segment.
+    pub(crate) fn push_mark(&mut self) {
+        if let Some(tail) = self.unsent_tail() {
+            tail.push = true;
+        }
+    }
+
     /// `n` bytes were appended to the unsent tail.
     pub(crate) fn extended(&mut self, n: usize) {
         if let Some(tail) = self.unsent_tail() {
             tail.len += n as u32;
+            // More was written behind the mark.
+            tail.push = false;
             self.queued += n;
             self.unsent += n;
         }
@@ -281,10 +293,12 @@ impl<P: Payload> SendQueue<P> {
             len: record.len - at,
             syn: false,
             fin: record.fin,
+            push: record.push,
             ..*record
         };
         record.len = at;
         record.fin = false;
+        record.push = false;
         self.records.insert(index + 1, second);
         if index < self.sent {
             self.sent += 1;

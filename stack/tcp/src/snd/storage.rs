@@ -19,7 +19,7 @@ impl<P: Payload> SendQueue<P> {
         (self.sent as u32).save(out);
         for record in &self.records {
             (record.sent_at, record.stamp).save(out);
-            (record.transmissions, (record.syn, record.fin)).save(out);
+            (record.transmissions, (record.syn, (record.fin, record.push))).save(out);
             (
                 (record.sacked, record.counted),
                 (record.lost, record.resent),
@@ -83,7 +83,7 @@ impl<P: Payload> SendQueue<P> {
         make: &mut dyn FnMut(&[u8]) -> Option<P>,
     ) -> Result<Record<P>, SnapshotError> {
         let (sent_at, stamp) = Code::load(input)?;
-        let (transmissions, (syn, fin)) = Code::load(input)?;
+        let (transmissions, (syn, (fin, push))) = Code::load(input)?;
         let ((sacked, counted), (lost, resent)) = Code::load(input)?;
         let payload = if bool::load(input)? {
             Some(input.payload(make)?)
@@ -100,6 +100,7 @@ impl<P: Payload> SendQueue<P> {
             transmissions,
             syn,
             fin,
+            push,
             sacked,
             counted,
             lost,

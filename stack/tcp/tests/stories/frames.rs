@@ -205,3 +205,20 @@ fn a_full_send_buffer_says_when_there_is_room_again() {
     assert_eq!(lone.tcp.poll_event(), None);
     lone.now += ms(1);
 }
+
+#[test]
+fn each_write_ends_with_a_push() {
+    let mut lone = Lone::in_state(State::Established, &plain());
+    for len in [1_000, 500, 1_000, 1_000] {
+        lone.send(&vec![1; len]);
+        if len == 500 {
+            lone.tcp.push();
+        }
+    }
+    let pushes: Vec<bool> = lone
+        .sent()
+        .iter()
+        .map(|sent| sent.segment.flags.contains(Flags::PSH))
+        .collect();
+    assert_eq!(pushes, [false, true, false, true]);
+}

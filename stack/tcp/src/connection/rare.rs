@@ -1,0 +1,26 @@
+//! What most connections never have: kept in a box, so that the others stay small.
+
+use alloc::boxed::Box;
+
+use super::Connection;
+use crate::path_mtu::PathMtu;
+use crate::payload::Payload;
+use crate::snapshot::code;
+use crate::time::Instant;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rare {
+    /// The path is narrower than promised.
+    pub(super) path: Option<PathMtu>,
+    /// When an answer to something unacceptable was last owed.
+    pub(super) challenged_at: Option<Instant>,
+}
+
+code!(struct Rare { path, challenged_at });
+
+impl<P: Payload> Connection<P> {
+    /// The box, made if it is not there.
+    pub(super) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_with(Box::default)
+    }
+}
