@@ -19,7 +19,11 @@ impl<P: Payload> SendQueue<P> {
         (self.sent as u32).save(out);
         for record in &self.records {
             (record.sent_at, record.stamp).save(out);
-            (record.transmissions, (record.syn, (record.fin, record.push))).save(out);
+            (
+                record.transmissions,
+                (record.syn, (record.fin, record.push)),
+            )
+                .save(out);
             (
                 (record.sacked, record.counted),
                 (record.lost, record.resent),
