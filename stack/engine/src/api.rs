@@ -159,8 +159,7 @@ impl<P: Port> Core<P> {
             if starved {
                 self.starve(id.index);
             }
-        }
-        if taken == bytes.len() {
+        } else {
             conn.tcp.push();
         }
         if taken > 0 {
