@@ -238,8 +238,8 @@ pub(crate) const MSS_BELOW_MTU_V6: u16 = 60;
 
 /// What XDP takes of a chunk before a received packet.
 const XDP_HEADROOM: u32 = 256;
-/// The least that a frame has besides its IP packet: Ethernet header and a VLAN tag.
-const LINK_HEADER: u32 = 18;
+/// The most that a frame has besides its IP packet: Ethernet header and two VLAN tags.
+const LINK_HEADER: u32 = 22;
 
 /// The largest MTU whose frames fit a chunk of this size on receive.
 pub(crate) fn mtu_of_chunk(chunk: u32) -> u16 {

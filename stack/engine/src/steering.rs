@@ -100,9 +100,13 @@ impl DemuxSteering {
     }
 
     fn key(tuple: &Tuple) -> FlowKey {
-        let vlan = tuple.vlan.map(|vlan| match vlan.is_service() {
-            true => Vlan::Service(vlan.raw()),
-            false => Vlan::Customer(vlan.raw()),
+        let vlan = tuple.vlan.map(|vlan| match (vlan.is_service(), vlan.inner()) {
+            (false, _) => Vlan::Customer(vlan.raw()),
+            (true, None) => Vlan::Service(vlan.raw()),
+            (true, Some(customer)) => Vlan::Stacked {
+                service: vlan.raw(),
+                customer,
+            },
         });
         FlowKey::new(
             tuple.local,

@@ -243,12 +243,17 @@ impl Code for IpAddr {
 
 impl Code for VlanId {
     fn save(&self, out: &mut Vec<u8>) {
-        (self.raw(), self.is_service()).save(out);
+        (self.raw(), (self.is_service(), self.inner())).save(out);
     }
     fn load(input: &mut Reader<'_>) -> Result<Self, SnapshotError> {
-        let (id, service) = <(u16, bool)>::load(input)?;
-        let vlan = Self::new(id).ok_or(SnapshotError::Corrupt)?;
-        Ok(if service { vlan.service() } else { vlan })
+        let (id, (service, inner)) = <(u16, (bool, Option<u16>))>::load(input)?;
+        let vlan = match (service, inner) {
+            (true, Some(inner)) => Self::stacked(id, inner),
+            (true, None) => Self::new(id).map(Self::service),
+            (false, None) => Self::new(id),
+            (false, Some(_)) => None,
+        };
+        vlan.ok_or(SnapshotError::Corrupt)
     }
 }
 

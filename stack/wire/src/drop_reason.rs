@@ -31,8 +31,8 @@ drop_reasons! {
     FrameTooShort = "frame-too-short",
     /// Sent to a link-layer group address; TCP is between two hosts (RFC 1122 4.2.3.10).
     LinkMulticast = "link-multicast",
-    /// More than one VLAN tag.
-    DoubleVlanTag = "double-vlan-tag",
+    /// VLAN tags stacked otherwise than one customer tag inside one service tag.
+    VlanTagStack = "vlan-tag-stack",
     /// A VLAN that is reserved, or not configured here.
     UnknownVlan = "unknown-vlan",
     /// Neither IPv4 nor IPv6 by EtherType.

@@ -1,7 +1,7 @@
-//! Ethernet II frames, untagged or with one VLAN tag.
+//! Ethernet II frames, untagged, with one VLAN tag, or with a customer tag inside a service tag.
 //!
 //! ```text
-//! destination 6 | source 6 | [ TPID 2 | priority 3 bits, DEI 1, VLAN 12 ] | EtherType 2 | packet ...
+//! destination 6 | source 6 | [ TPID 2 | priority 3 bits, DEI 1, VLAN 12 ] ... | EtherType 2 | packet ...
 //! ```
 
 use crate::{DropReason, MacAddr, VlanId};
@@ -27,18 +27,17 @@ pub struct Link {
     pub source_mac: MacAddr,
     /// The next hop's MAC address.
     pub destination_mac: MacAddr,
-    /// The tag that the frame carries. This one counts on emit, not the tuple's.
+    /// The tags that the frame carries. These count on emit, not the tuple's.
     pub vlan: Option<VlanId>,
 }
 
 impl Link {
-    /// Octets of the Ethernet header: 14, or 18 with a tag.
+    /// Octets of the Ethernet header: 14, and 4 for each tag.
     #[inline]
     pub const fn header_len(&self) -> usize {
-        if self.vlan.is_some() {
-            HEADER_LEN + TAG_LEN
-        } else {
-            HEADER_LEN
+        match self.vlan {
+            None => HEADER_LEN,
+            Some(vlan) => HEADER_LEN + TAG_LEN * vlan.tags(),
         }
     }
 
@@ -50,20 +49,25 @@ impl Link {
             .expect("room for an Ethernet header");
         macs[..6].copy_from_slice(&self.destination_mac.0);
         macs[6..].copy_from_slice(&self.source_mac.0);
-        let ethertype = ethertype.to_be_bytes();
-        match self.vlan {
-            None => rest.copy_from_slice(&ethertype),
-            Some(vlan) => {
-                let tpid = if vlan.is_service() {
-                    TPID_SERVICE
-                } else {
-                    TPID_CUSTOMER
-                };
-                rest[..2].copy_from_slice(&tpid.to_be_bytes());
-                rest[2..4].copy_from_slice(&vlan.raw().to_be_bytes());
-                rest[4..].copy_from_slice(&ethertype);
+        let tags = rest.len() / TAG_LEN;
+        let (tags, end) = rest.split_at_mut(tags * TAG_LEN);
+        if let Some(vlan) = self.vlan {
+            let outer = if vlan.is_service() {
+                TPID_SERVICE
+            } else {
+                TPID_CUSTOMER
+            };
+            let inner = vlan.inner().map(|id| (TPID_CUSTOMER, id));
+            let all = [Some((outer, vlan.raw())), inner];
+            for (tag, (tpid, id)) in tags
+                .chunks_exact_mut(TAG_LEN)
+                .zip(all.into_iter().flatten())
+            {
+                tag[..2].copy_from_slice(&tpid.to_be_bytes());
+                tag[2..].copy_from_slice(&id.to_be_bytes());
             }
         }
+        end.copy_from_slice(&ethertype.to_be_bytes());
     }
 }
 
@@ -73,7 +77,7 @@ pub(crate) struct Parsed {
     pub(crate) destination: MacAddr,
     pub(crate) vlan: Option<VlanId>,
     pub(crate) ethertype: u16,
-    /// 14 or 18.
+    /// 14, 18 or 22.
     pub(crate) header_len: usize,
 }
 
@@ -101,40 +105,51 @@ pub(crate) fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
             header_len: HEADER_LEN,
         });
     }
-    let Some(&[tci0, tci1, inner0, inner1]) = rest.first_chunk::<TAG_LEN>() else {
-        return Err(DropReason::FrameTooShort);
-    };
-    let inner = u16::from_be_bytes([inner0, inner1]);
-    if is_tag(inner) {
-        return Err(DropReason::DoubleVlanTag);
-    }
-    let vlan = parse_tag(ethertype, u16::from_be_bytes([tci0, tci1]))?;
+    let (vlan, ethertype, tags_len) = parse_tags(ethertype, rest)?;
     Ok(Parsed {
         source,
         destination,
         vlan,
-        ethertype: inner,
-        header_len: HEADER_LEN + TAG_LEN,
+        ethertype,
+        header_len: HEADER_LEN + tags_len,
     })
+}
+
+/// The VLAN of the tags at the front of `bytes`, the first of which has this TPID; the EtherType behind them; and their octets.
+#[cold]
+fn parse_tags(tpid: u16, bytes: &[u8]) -> Result<(Option<VlanId>, u16, usize), DropReason> {
+    let tag = |at: usize| -> Result<(u16, u16), DropReason> {
+        let tag = bytes
+            .get(at..)
+            .and_then(|bytes| bytes.first_chunk::<TAG_LEN>());
+        let &[tci0, tci1, next0, next1] = tag.ok_or(DropReason::FrameTooShort)?;
+        let id = u16::from_be_bytes([tci0, tci1]) & 0x0fff;
+        Ok((id, u16::from_be_bytes([next0, next1])))
+    };
+    // Service tag, customer tag, what follows, octets.
+    let (service, customer, ethertype, len) = match (tpid, tag(0)?) {
+        (TPID_SERVICE, (service, TPID_CUSTOMER)) => {
+            let (customer, next) = tag(TAG_LEN)?;
+            (service, customer, next, 2 * TAG_LEN)
+        }
+        (TPID_SERVICE, (service, next)) => (service, 0, next, TAG_LEN),
+        (_, (customer, next)) => (0, customer, next, TAG_LEN),
+    };
+    if is_tag(ethertype) {
+        return Err(DropReason::VlanTagStack);
+    }
+    // Identifier 0 marks a priority tag, which names no VLAN (802.1Q 6.9.1): as if it were not there. 4095 is reserved.
+    let vlan = match (service, customer) {
+        (0, 0) => return Ok((None, ethertype, len)),
+        (0, customer) => VlanId::new(customer),
+        (service, 0) => VlanId::new(service).map(VlanId::service),
+        (service, customer) => VlanId::stacked(service, customer),
+    };
+    Ok((Some(vlan.ok_or(DropReason::UnknownVlan)?), ethertype, len))
 }
 
 /// The tags of the standards. 0x9100, an outer tag from before 802.1ad, is not known: such a frame counts as not IP.
 #[inline]
 const fn is_tag(ethertype: u16) -> bool {
     matches!(ethertype, TPID_CUSTOMER | TPID_SERVICE)
-}
-
-/// The VLAN of a tag. Identifier 0 marks a priority tag, which names no VLAN (802.1Q 6.9.1); 4095 is reserved.
-#[inline]
-fn parse_tag(tpid: u16, tci: u16) -> Result<Option<VlanId>, DropReason> {
-    let id = tci & 0x0fff;
-    if id == 0 {
-        return Ok(None);
-    }
-    let vlan = VlanId::new(id).ok_or(DropReason::UnknownVlan)?;
-    Ok(Some(if tpid == TPID_SERVICE {
-        vlan.service()
-    } else {
-        vlan
-    }))
 }

@@ -3,13 +3,18 @@
 use core::fmt;
 use core::num::NonZeroU16;
 
-/// The VLAN that a frame's one tag names: an identifier of 1..=4094, and the kind of tag (802.1Q customer or 802.1ad service).
+/// The VLAN that a frame's tags name: an 802.1Q customer tag, an 802.1ad service tag, or a customer tag inside a service tag
+/// ("QinQ"). Identifiers are 1..=4094.
 ///
 /// The kind is part of the identity: VLAN 5 of customer tags and VLAN 5 of service tags are two networks, and an answer
-/// must carry the tag that the question carried. Priority and drop eligibility are not kept. Two bytes, as is its `Option`.
+/// must carry the tags that the question carried. Priority and drop eligibility are not kept. Four bytes, as is its `Option`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(transparent)]
-pub struct VlanId(NonZeroU16);
+pub struct VlanId {
+    /// Identifier of the outer tag, and above it whether that is a service tag.
+    outer: NonZeroU16,
+    /// Identifier of a customer tag inside a service tag; 0: none.
+    inner: u16,
+}
 
 /// The identifier is 12 bits wide, which leaves room for the tag's kind above it.
 const SERVICE: u16 = 0x1000;
@@ -19,7 +24,7 @@ impl VlanId {
     #[inline]
     pub const fn new(id: u16) -> Option<Self> {
         match NonZeroU16::new(id) {
-            Some(id) if id.get() <= 4094 => Some(Self(id)),
+            Some(outer) if id <= 4094 => Some(Self { outer, inner: 0 }),
             _ => None,
         }
     }
@@ -28,30 +33,61 @@ impl VlanId {
     #[inline]
     #[must_use]
     pub const fn service(self) -> Self {
-        Self(NonZeroU16::new(self.0.get() | SERVICE).expect("a bit is set"))
+        Self {
+            outer: NonZeroU16::new(self.outer.get() | SERVICE).expect("a bit is set"),
+            ..self
+        }
     }
 
-    /// The 12-bit identifier, without the tag's kind.
+    /// The VLAN of a customer tag inside a service tag; `None` as for [`new`](Self::new).
+    #[inline]
+    pub const fn stacked(service: u16, customer: u16) -> Option<Self> {
+        match (Self::new(service), Self::new(customer)) {
+            (Some(outer), Some(_)) => Some(Self {
+                inner: customer,
+                ..outer.service()
+            }),
+            _ => None,
+        }
+    }
+
+    /// The outer tag's 12-bit identifier, without the tag's kind.
     #[inline]
     pub const fn raw(self) -> u16 {
-        self.0.get() & 0x0fff
+        self.outer.get() & 0x0fff
     }
 
-    /// Whether the tag is an 802.1ad service tag (EtherType 0x88a8) instead of an 802.1Q one (0x8100).
+    /// Whether the outer tag is an 802.1ad service tag (EtherType 0x88a8) instead of an 802.1Q one (0x8100).
     #[inline]
     pub const fn is_service(self) -> bool {
-        self.0.get() & SERVICE != 0
+        self.outer.get() & SERVICE != 0
+    }
+
+    /// Identifier of the customer tag inside a service tag, if there is one.
+    #[inline]
+    pub const fn inner(self) -> Option<u16> {
+        match self.inner {
+            0 => None,
+            id => Some(id),
+        }
+    }
+
+    /// How many tags a frame of this VLAN carries: 1 or 2.
+    #[inline]
+    pub const fn tags(self) -> usize {
+        if self.inner == 0 { 1 } else { 2 }
     }
 }
 
+/// `5`, `s5`, `s5.7`.
 impl fmt::Display for VlanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}{}",
-            if self.is_service() { "s" } else { "" },
-            self.raw()
-        )
+        let kind = if self.is_service() { "s" } else { "" };
+        write!(f, "{kind}{}", self.raw())?;
+        match self.inner() {
+            Some(inner) => write!(f, ".{inner}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -84,5 +120,19 @@ mod tests {
         assert_eq!(service.raw(), 4094);
         assert_eq!(service.service(), service);
         assert!(service.is_service() && !customer.is_service());
+    }
+
+    #[test]
+    fn two_tags_are_another_network_than_each_of_them() {
+        extern crate std;
+        let stacked = VlanId::stacked(5, 7).unwrap();
+        assert_ne!(Some(stacked), VlanId::new(5).map(VlanId::service));
+        assert_ne!(Some(stacked), VlanId::stacked(5, 8));
+        assert_eq!((stacked.raw(), stacked.inner()), (5, Some(7)));
+        assert_eq!(std::format!("{stacked}"), "s5.7");
+        for (service, customer) in [(0, 1), (1, 0), (4095, 1), (1, 4095)] {
+            assert!(VlanId::stacked(service, customer).is_none());
+        }
+        assert_eq!(size_of::<Option<VlanId>>(), 4);
     }
 }

@@ -139,18 +139,18 @@ fn random_v6(random: &mut Random, port: u16) -> Packet {
 
 /// An ICMP message about a segment that the packet's receiver could have sent.
 fn about(random: &mut Random, packet: &Packet) -> Packet {
-    let quoted = Packet {
+    let mut quoted = Packet {
         tags: Vec::new(),
-        body: None,
         ..packet.clone().reversed()
     };
-    let quoted = match random.once_in(8) {
-        true => Packet {
-            source: quoted.destination,
-            ..quoted
-        },
-        false => quoted,
-    };
+    if !random.once_in(8) {
+        quoted.extensions.clear();
+        quoted.fragment = 0;
+        quoted.protocol = 6;
+    }
+    if random.once_in(8) {
+        quoted.source = quoted.destination;
+    }
     let kinds: [u8; 10] = match packet.source {
         IpAddr::V4(_) => [3, 3, 3, 11, 12, 4, 5, 8, 0, 1],
         IpAddr::V6(_) => [1, 2, 2, 2, 3, 4, 128, 137, 0, 5],
@@ -208,13 +208,67 @@ pub fn seal(frame: &mut [u8]) {
         return;
     };
     header[10..12].fill(0);
-    let words = header
-        .chunks_exact(2)
-        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
-    let mut sum: u32 = words.sum();
+    let checksum = checksum(header, 0);
+    header[10..12].copy_from_slice(&checksum);
+}
+
+/// Makes an ICMP message's checksum right, if there is a whole one behind an IPv4 header, or right behind an IPv6 header.
+pub fn seal_icmp(frame: &mut [u8]) {
+    let Some((at, kind)) = network_layer(frame) else {
+        return;
+    };
+    let packet = &mut frame[at..];
+    let length = |at: usize, packet: &[u8]| {
+        let field = packet.get(at..at + 2)?;
+        Some(usize::from(u16::from_be_bytes([field[0], field[1]])))
+    };
+    let (start, end, pseudo) = match kind {
+        0x0800 => {
+            let header = packet
+                .first()
+                .map_or(0, |first| usize::from(first & 15) * 4);
+            (header, length(2, packet), 0)
+        }
+        0x86dd => {
+            let Some(payload) = length(4, packet).filter(|_| packet.len() >= 40) else {
+                return;
+            };
+            let (addresses, mut start, mut next) = (packet[8..40].to_vec(), 40, packet[6]);
+            while let (0 | 43 | 60, Some(head)) = (next, packet.get(start..start + 2)) {
+                (next, start) = (head[0], start + 8 + 8 * usize::from(head[1]));
+            }
+            let message = (40 + payload).saturating_sub(start);
+            (
+                start,
+                Some(40 + payload),
+                sum(&addresses) + 58 + message as u32,
+            )
+        }
+        _ => return,
+    };
+    let Some(message) = end.and_then(|end| packet.get_mut(start..end)) else {
+        return;
+    };
+    if message.len() >= 8 {
+        message[2..4].fill(0);
+        let checksum = checksum(message, pseudo);
+        message[2..4].copy_from_slice(&checksum);
+    }
+}
+
+fn sum(octets: &[u8]) -> u32 {
+    let words = octets
+        .chunks(2)
+        .map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0)));
+    words.sum()
+}
+
+/// RFC 1071, of these octets and what is summed already.
+fn checksum(octets: &[u8], before: u32) -> [u8; 2] {
+    let mut sum = before + sum(octets);
     while sum >> 16 != 0 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     let [.., high, low] = (!sum).to_be_bytes();
-    header[10..12].copy_from_slice(&[high, low]);
+    [high, low]
 }

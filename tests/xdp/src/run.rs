@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use bywash_xdp::abi::{self, ABI_VERSION, Config, SLOTS_PER_QUEUE, address_bytes};
+use bywash_xdp::abi::{self, ABI_VERSION, Config, FLOWS_PER_QUEUE, SLOTS_PER_QUEUE, address_bytes};
 use bywash_xdp::{Counter, FlowKey, FlowValue, Limits, Vlan};
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, ProgramInput};
 use socket2::{Domain, Socket, Type};
@@ -91,6 +91,11 @@ pub struct Harness {
 impl Harness {
     /// Loads the program; nothing is ours yet.
     pub fn new() -> Result<Self> {
+        Self::with_flows(FLOWS_PER_QUEUE)
+    }
+
+    /// The same with room for so many flows.
+    pub fn with_flows(flows: u32) -> Result<Self> {
         namespace::enter();
         let ifindex = namespace::veth("bwd0", "bwd1", QUEUES)?;
         let mut open = ObjectBuilder::default()
@@ -100,6 +105,7 @@ impl Harness {
         for mut map in open.maps_mut() {
             match map.name().to_str() {
                 Some("xsks") => map.set_max_entries(QUEUES * SLOTS_PER_QUEUE)?,
+                Some("flows") => map.set_max_entries(flows)?,
                 Some("dirty") => map.set_max_entries(QUEUES)?,
                 _ => {}
             }

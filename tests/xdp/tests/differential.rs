@@ -17,17 +17,17 @@
 //! | VLAN 4095 | never configured | refused |
 //! | options of extension headers, order of extension headers | not looked at | refused where RFC 8200 says so |
 //! | fragments | behind an IPv6 fragment header it reads on, to tell whose a first fragment is | ends there |
-//! | two tags, customer's inside service's | a VLAN of its own, if configured | refused |
+//! | ICMP checksum, address of who sent an error | not looked at | must be right |
 //!
 //! In each of these the packet is dropped by the engine, under a reason, or is the kernel's; none reaches a connection.
 
 use anyhow::Result;
-use bywash_wire::{ChecksumPolicy, Decoded, DropReason, decode};
+use bywash_wire::{ChecksumPolicy, Decoded, DropReason, decode, decode_icmp};
 use bywash_xdp::{
     Counter, FlowKey, FlowValue, RING_CONTROL, RING_PRIMARY, Verdict, Vlan, abi, slot,
 };
 use bywash_xdp_tests::model::Model;
-use bywash_xdp_tests::mutant::{mutant, network_layer, seal};
+use bywash_xdp_tests::mutant::{mutant, network_layer, seal, seal_icmp};
 use bywash_xdp_tests::packet::{OUR_V4, OUR_V6, Packet};
 use bywash_xdp_tests::random::Random;
 use bywash_xdp_tests::run::{Action, Harness, Parsed, QUEUES};
@@ -77,10 +77,16 @@ fn is_mapped(frame: &[u8]) -> bool {
 /// The key that the frame itself must have: what `decode` found, with the addresses that are really there.
 fn key(frame: &[u8], decoded: &Decoded) -> [u8; 40] {
     let tuple = &decoded.tuple;
-    let vlan = tuple.vlan.map(|vlan| match vlan.is_service() {
-        true => Vlan::Service(vlan.raw()),
-        false => Vlan::Customer(vlan.raw()),
-    });
+    let vlan = tuple
+        .vlan
+        .map(|vlan| match (vlan.is_service(), vlan.inner()) {
+            (false, _) => Vlan::Customer(vlan.raw()),
+            (true, None) => Vlan::Service(vlan.raw()),
+            (true, Some(customer)) => Vlan::Stacked {
+                service: vlan.raw(),
+                customer,
+            },
+        });
     let key = FlowKey::new(
         tuple.local,
         tuple.local_port,
@@ -108,12 +114,12 @@ fn key(frame: &[u8], decoded: &Decoded) -> [u8; 40] {
 fn agrees(frame: &[u8], parsed: &Parsed) -> bool {
     let decoded = match decode_leniently(frame) {
         // What the link layer is refused for comes first in both.
-        Err(reason @ (DropReason::LinkMulticast | DropReason::DoubleVlanTag)) => {
-            return reason_agrees(frame, reason, parsed.verdict);
+        Err(reason @ (DropReason::LinkMulticast | DropReason::VlanTagStack)) => {
+            return reason_agrees(reason, parsed.verdict);
         }
         _ if is_mapped(frame) => return parsed.verdict == Some(Counter::PassMalformedIp),
         Ok(decoded) => decoded,
-        Err(reason) => return reason_agrees(frame, reason, parsed.verdict),
+        Err(reason) => return reason_agrees(reason, parsed.verdict),
     };
     let header = usize::from(frame.get(parsed.offset + 12).map_or(0, |octet| octet >> 4)) * 4;
     parsed.verdict.is_none()
@@ -122,18 +128,12 @@ fn agrees(frame: &[u8], parsed: &Parsed) -> bool {
         && parsed.offset + parsed.length == decoded.payload.end
 }
 
-fn reason_agrees(frame: &[u8], reason: DropReason, verdict: Option<Counter>) -> bool {
+fn reason_agrees(reason: DropReason, verdict: Option<Counter>) -> bool {
     use Counter as C;
     let allowed: &[C] = match reason {
         DropReason::FrameTooShort => &[C::PassNotIp, C::PassMalformedIp],
         DropReason::LinkMulticast => &[C::PassGroupMac],
-        DropReason::DoubleVlanTag => {
-            let stacked = frame[12..14] == [0x88, 0xa8] && frame[16..18] == [0x81, 0x00];
-            if stacked {
-                return true;
-            }
-            &[C::PassVlanStacked]
-        }
+        DropReason::VlanTagStack => &[C::PassVlanStacked],
         // Nothing else of such a frame was compared: the model has.
         DropReason::UnknownVlan | DropReason::BadExtensionHeader => return true,
         DropReason::NotIp => &[C::PassNotIp],
@@ -159,6 +159,27 @@ fn reason_agrees(frame: &[u8], reason: DropReason, verdict: Option<Counter>) -> 
         _ => &[],
     };
     verdict.is_some_and(|verdict| allowed.contains(&verdict))
+}
+
+/// Whether program and engine say the same of an ICMP error: one goes by the model's counter, which the program's agrees with.
+fn icmp_agrees(model: &Model, frame: &[u8], counter: Counter) -> bool {
+    let mut frame = frame.to_vec();
+    seal(&mut frame);
+    seal_icmp(&mut frame);
+    let ours = match decode_icmp(&frame) {
+        Ok(error) => {
+            let tuple = error.tuple;
+            model.addresses.contains(&tuple.local) && model.is_ours(tuple.local_port)
+        }
+        // Both are the engine's to refuse.
+        Err(DropReason::BadSourceAddress | DropReason::BadExtensionHeader) => return true,
+        Err(_) => false,
+    };
+    let redirected = matches!(
+        counter,
+        Counter::RedirectIcmp | Counter::DropEmptySlot | Counter::DropNoShard
+    );
+    ours == redirected || counter == Counter::PassVlanForeign
 }
 
 /// Sockets for some slots of queues 0 and 1, and none for the others.
@@ -251,7 +272,7 @@ fn program_decoder_and_model_agree_on_a_million_mutants() -> Result<()> {
         .collect::<Result<_>>()?;
     let mut random = Random::new(SEED);
     let mut expected = demux.counters()?;
-    let mut whole = 0;
+    let (mut whole, mut icmp) = (0, 0);
     for batch in 0..MUTANTS / BATCH {
         // The second half is of an engine that puts all of its flows into the table.
         if batch == MUTANTS / BATCH / 2 {
@@ -272,6 +293,14 @@ fn program_decoder_and_model_agree_on_a_million_mutants() -> Result<()> {
             );
             whole += usize::from(parsed.verdict.is_none());
             let counter = model.verdict(queue, &frame);
+            let is_icmp = parsed.verdict == Some(Counter::PassNotTcp);
+            assert!(
+                !is_icmp || icmp_agrees(&model, &frame, counter),
+                "{}\n{counter}\n{:?}",
+                named(),
+                decode_icmp(&frame)
+            );
+            icmp += usize::from(is_icmp && counter == Counter::RedirectIcmp);
             let answer = demux.action(queue, &frame)?;
             assert_eq!(answer, action(counter), "{}\n{counter}", named());
             expected[counter as usize] += 1;
@@ -288,6 +317,7 @@ fn program_decoder_and_model_agree_on_a_million_mutants() -> Result<()> {
     }
     // The mutations are worth their time only if they reach everything.
     assert!(whole > MUTANTS / 8, "only {whole} whole segments");
+    assert!(icmp > MUTANTS / 500, "only {icmp} ICMP errors about us");
     let unreached: Vec<_> = Counter::ALL
         .iter()
         .filter(|counter| expected[**counter as usize] < 10)

@@ -233,10 +233,29 @@ fn one_vlan_tag() {
 
 #[test]
 fn two_vlan_tags() {
+    let frame = decoded(DOUBLE_TAG);
+    assert_eq!(frame.tuple.vlan, VlanId::stacked(200, 100));
+    let with_tag = |at: usize, tag: [u8; 2]| {
+        let mut frame = bytes(DOUBLE_TAG);
+        frame[at..at + 2].copy_from_slice(&tag);
+        decode(&frame, ChecksumPolicy::Full).map(|decoded| decoded.tuple.vlan)
+    };
+    // A customer tag is no outer one, a service tag no inner one, and there is no third.
+    assert_eq!(with_tag(12, [0x81, 0]), Err(DropReason::VlanTagStack));
+    assert_eq!(with_tag(16, [0x88, 0xa8]), Err(DropReason::VlanTagStack));
+    assert_eq!(with_tag(20, [0x81, 0]), Err(DropReason::VlanTagStack));
+    // Priority tags name no VLAN.
+    assert_eq!(with_tag(14, [0xe0, 0]), Ok(VlanId::new(100)));
     assert_eq!(
-        decode(&bytes(DOUBLE_TAG), ChecksumPolicy::Full),
-        Err(DropReason::DoubleVlanTag)
+        with_tag(18, [0xe0, 0]),
+        Ok(VlanId::new(200).map(VlanId::service))
     );
+    assert_eq!(with_tag(14, [0x0f, 0xff]), Err(DropReason::UnknownVlan));
+    assert_eq!(with_tag(18, [0x0f, 0xff]), Err(DropReason::UnknownVlan));
+    for len in 14..22 {
+        let cut = decode(&bytes(DOUBLE_TAG)[..len], ChecksumPolicy::Full);
+        assert_eq!(cut, Err(DropReason::FrameTooShort));
+    }
 }
 
 #[test]

@@ -43,10 +43,17 @@ impl Case {
 }
 
 fn vlan() -> impl Strategy<Value = Option<VlanId>> {
-    proptest::option::of((1u16..=4094, any::<bool>()).prop_map(|(id, service)| {
-        let vlan = VlanId::new(id).expect("in range");
-        if service { vlan.service() } else { vlan }
-    }))
+    proptest::option::of(
+        (1u16..=4094, 1u16..=4094, 0..3).prop_map(|(id, inner, kind)| {
+            let vlan = VlanId::new(id);
+            match kind {
+                0 => vlan,
+                1 => vlan.map(VlanId::service),
+                _ => VlanId::stacked(id, inner),
+            }
+            .expect("in range")
+        }),
+    )
 }
 
 fn addresses() -> impl Strategy<Value = (IpAddr, IpAddr)> {
