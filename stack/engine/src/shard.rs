@@ -88,6 +88,8 @@ pub(crate) struct Conn {
     pub(crate) wants_writable: bool,
     /// Stands in `Core::starved`: the `send` was short for want of TX frames.
     pub(crate) starved: bool,
+    /// Stands in `Core::blocked`: a retransmission waits for its frame's completion.
+    pub(crate) blocked: bool,
     /// TCP is done with it.
     pub(crate) ended: Option<bywash_tcp::CloseReason>,
     /// The service was told of the end.
@@ -152,6 +154,8 @@ pub struct Core<P: Port> {
     pub(crate) ready: VecDeque<u32>,
     /// Connections whose application waits for TX frames.
     pub(crate) starved: Vec<u32>,
+    /// Connections whose retransmission waits for a completion.
+    pub(crate) blocked: Vec<u32>,
     /// Path MTUs that ICMP errors have taught.
     pub(crate) path_mtus: PathMtus,
     /// Connections that wait for the path to their peer.
@@ -236,6 +240,7 @@ impl<P: Port> Core<P> {
             dirty: VecDeque::new(),
             ready: VecDeque::new(),
             starved: Vec::new(),
+            blocked: Vec::new(),
             path_mtus: PathMtus::default(),
             pathless: HashMap::default(),
             unasked: Vec::new(),

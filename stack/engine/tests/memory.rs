@@ -86,6 +86,20 @@ fn loss_and_late_completions_lose_no_byte() {
 }
 
 #[test]
+fn a_retransmission_goes_when_its_frame_comes_back_and_waits_for_no_timer() {
+    // A burst of ten, of which the first is lost; its frame comes back after 100 turns, which take 0.1 s.
+    let client = Client::new(1, 14_000, 14_000);
+    let mut world = World::losing_late(client, Echo::default(), 2, 100);
+    assert!(world.run(UNTIL_CLOSED, |client, _| client.received() == 14_000));
+    assert!(world.seconds > 0.09, "the frame was late");
+    assert!(
+        world.seconds < 0.12,
+        "{} s: a timer was waited for",
+        world.seconds
+    );
+}
+
+#[test]
 fn five_hundred_connections_at_once() {
     let faults = Faults {
         drop: 2,

@@ -29,6 +29,8 @@ pub enum Fate {
     Deliver,
     /// It is lost: never seen by the peer, completed at once.
     Drop,
+    /// It is lost, and its completion is late by so many `reclaim`s.
+    DropDelayCompletion(u32),
     /// It arrives, and its completion is late: not before this many further `reclaim`s after the peer has dropped it.
     DelayCompletion(u32),
 }
@@ -275,6 +277,10 @@ impl Port for MemoryPort {
             match (self.fault)(sequence, frame.bytes()) {
                 Fate::Deliver => peer_rx.deliver(frame),
                 Fate::Drop => self.statistics.fault_dropped += 1,
+                Fate::DropDelayCompletion(reclaims) => {
+                    self.delays[frame.id() as usize] = reclaims;
+                    self.statistics.fault_dropped += 1;
+                }
                 Fate::DelayCompletion(reclaims) => {
                     self.delays[frame.id() as usize] = reclaims;
                     peer_rx.deliver(frame);

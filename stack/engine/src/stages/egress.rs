@@ -109,6 +109,7 @@ impl<P: Port> Core<P> {
             if conn.pool.is_some() && conn.tcp.state() == State::TimeWait {
                 self.demote(index);
             }
+            self.await_completion(index);
             return self.rearm(index);
         }
         // Its end may still have to be told, in the next turn or when everything has been read.

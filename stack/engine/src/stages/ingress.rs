@@ -275,6 +275,7 @@ impl<P: Port> Core<P> {
             ready: false,
             wants_writable: false,
             starved: false,
+            blocked: false,
             ended: None,
             told: false,
             abandoned: false,

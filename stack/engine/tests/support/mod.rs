@@ -259,6 +259,26 @@ impl<A: Service, B: Service> World<A, B> {
         }
     }
 
+    /// A world whose client loses its `nth` frame, which is complete only `reclaims` turns later.
+    pub(crate) fn losing_late(a: A, b: B, nth: u64, reclaims: u32) -> Self {
+        let clock = ManualClock::new();
+        let (mut port_a, port_b) = MemoryPort::pair(&MemoryConfig::default());
+        port_a.set_fault_hook(move |sequence, _| {
+            if sequence == nth {
+                Fate::DropDelayCompletion(reclaims)
+            } else {
+                Fate::Deliver
+            }
+        });
+        let config = ShardConfig::default();
+        let pair = MemoryPair::seeded(&config, (port_a, port_b), a, b, &clock, 1);
+        Self {
+            clock,
+            pair,
+            seconds: 0.0,
+        }
+    }
+
     /// Turns, with 20 us between turns that did something and a millisecond between idle ones.
     pub(crate) fn run(&mut self, limit: Duration, mut done: impl FnMut(&A, &B) -> bool) -> bool {
         let limit = limit.as_secs_f64();

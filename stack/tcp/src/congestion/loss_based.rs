@@ -136,7 +136,9 @@ impl LossBased {
             Recovery::Open | Recovery::Fast => sample.delivered,
         };
         let Growth::First(hystart) = &mut self.growth else {
-            return self.window.grow(bytes);
+            // One acknowledgment may cover a whole window, most of which lies beyond the threshold.
+            let room = self.window.ssthresh - self.window.cwnd;
+            return self.window.grow(bytes.min(room));
         };
         match hystart.on_ack(sample, bytes) {
             Verdict::Grow(bytes) => self.window.grow(bytes),
@@ -215,11 +217,8 @@ impl LossBased {
         if let Some(basis) = self.validation.on_recovered() {
             self.window.ssthresh = self.reduced(basis, moment.mss);
         }
-        // RFC 6582 3.2 (3), the first option: no burst.
-        self.window.cwnd = self
-            .window
-            .ssthresh
-            .min(moment.flight.max(moment.mss) + moment.mss);
+        // RFC 9937 6.2: what proportional rate reduction has worked towards, whatever is on the way at the end (as Linux).
+        self.window.cwnd = self.window.ssthresh;
     }
 
     pub(super) fn on_timeout(&mut self, moment: Moment, again: bool) {

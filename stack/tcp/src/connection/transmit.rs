@@ -48,6 +48,13 @@ impl<P: Payload> Connection<P> {
         self.pacer.wake()
     }
 
+    /// Whether a retransmission is due whose frame still waits for the completion of its last transmission. Nothing tells
+    /// the connection when that comes: the owner calls `poll_transmit` again when completions have come, or else the next
+    /// ACK or the retransmission timer does.
+    pub fn awaits_completion(&self) -> bool {
+        self.control.blocked
+    }
+
     /// The rate at which segments leave now; `None`: as fast as the windows let them.
     pub(super) fn pace(&self) -> Option<Pace> {
         let paced = self.config.pacing || self.congestion.needs_pacing();

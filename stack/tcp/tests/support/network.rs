@@ -83,6 +83,9 @@ struct Parcel {
 /// Decides whether a segment is dropped.
 type Filter = Box<dyn FnMut(&Trace) -> bool>;
 
+/// Says how much longer than usual a segment takes.
+type Brake = Box<dyn FnMut(&Trace) -> Duration>;
+
 /// The wire.
 pub(crate) struct Network {
     pub(crate) faults: Faults,
@@ -92,6 +95,7 @@ pub(crate) struct Network {
     parcels: std::collections::HashMap<u64, Parcel>,
     count: u64,
     filter: Option<Filter>,
+    brake: Option<Brake>,
 }
 
 impl Network {
@@ -103,7 +107,13 @@ impl Network {
             parcels: std::collections::HashMap::new(),
             count: 0,
             filter: None,
+            brake: None,
         }
+    }
+
+    /// From now on each segment takes longer by what `brake` says.
+    pub(crate) fn delay_by(&mut self, brake: impl FnMut(&Trace) -> Duration + 'static) {
+        self.brake = Some(Box::new(brake));
     }
 
     /// From now on drops every segment for which `filter` is true.
@@ -128,6 +138,9 @@ impl Network {
             return Fate::Corrupted;
         }
         let mut delay = faults.delay;
+        if let Some(brake) = &mut self.brake {
+            delay = delay + brake(trace);
+        }
         if self.random.chance(faults.reordering) {
             delay = delay + Duration::from_nanos(self.random.below(4 * delay.as_nanos()));
         }
