@@ -70,7 +70,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What happens to the frame with this sequence number, the same for model and wire.
 fn fate(sequence: u64) -> Fate {
-    match sequence % 5 {
+    match sequence % 6 {
+        2 => Fate::DropDelayCompletion((sequence % 4) as u32),
         3 => Fate::Drop,
         4 => Fate::DelayCompletion((sequence % 3) as u32),
         _ => Fate::Deliver,
@@ -129,6 +130,11 @@ impl Model {
                 Fate::Drop => {
                     self.dropped += 1;
                     self.done.push((id, 0));
+                    continue;
+                }
+                Fate::DropDelayCompletion(reclaims) => {
+                    self.dropped += 1;
+                    self.done.push((id, reclaims));
                     continue;
                 }
                 Fate::DelayCompletion(reclaims) => self.delays[id as usize] = reclaims,
