@@ -243,13 +243,16 @@ impl<P: Port> Core<P> {
     pub(crate) fn limit_window(&mut self, index: u32) {
         let few = HIGH_PRESSURE_SEGMENTS * usize::from(self.config.mtu);
         let pressure = self.pressure_on(index);
+        let room = self.room_of(index);
         if let Some(conn) = self.conns.by_index(index) {
             let whole = conn.receive_buffer;
-            conn.tcp.set_receive_limit(match pressure {
+            let limit = match pressure {
                 Pressure::None => whole,
                 Pressure::Half => whole / 2,
                 Pressure::High => whole.min(few),
-            });
+                Pressure::Full => 0,
+            };
+            conn.tcp.set_receive_limit(limit.min(room));
         }
     }
 

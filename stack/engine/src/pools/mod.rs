@@ -48,6 +48,9 @@ pub(crate) enum Pressure {
     Half,
     /// More than three quarters: a window of a few segments.
     High,
+    /// All that a flow's pool may hold: no window. The shard as a whole knows no such level: it refuses, and its
+    /// connections go on.
+    Full,
 }
 
 impl Pressure {
@@ -207,7 +210,7 @@ impl Pools {
         match shard {
             Pressure::None => own as usize,
             // One more part for the flows without a ring.
-            Pressure::Half | Pressure::High => {
+            Pressure::Half | Pressure::High | Pressure::Full => {
                 (own as usize).min(lease_cap as usize / (self.in_use + 1))
             }
         }
@@ -215,9 +218,13 @@ impl Pools {
 
     /// How much of its credit the pool holds, as its owner's window has it.
     pub(crate) fn level(&self, held: usize, credit: usize, shard: Pressure) -> Pressure {
-        let own = Pressure::of(held, credit);
+        let own = if held >= credit {
+            Pressure::Full
+        } else {
+            Pressure::of(held, credit)
+        };
         match shard {
-            Pressure::High => own.max(Pressure::Half),
+            Pressure::High | Pressure::Full => own.max(Pressure::Half),
             Pressure::None | Pressure::Half => own,
         }
     }
@@ -231,6 +238,7 @@ impl Pools {
         owners: &mut Vec<u32>,
     ) {
         let credit = self.credit(lease_cap, shard);
+        let limited = self.is_limited(lease_cap, credit);
         let pressed = std::mem::take(&mut self.pressed);
         let mut touched = std::mem::take(&mut self.touched);
         for ring in pressed.iter().chain(&touched).copied() {
@@ -238,7 +246,7 @@ impl Pools {
             let pool = self.pool_mut(ring);
             let Some(owner) = pool.owner else { continue };
             let old = std::mem::replace(&mut pool.pressure, level);
-            if old != level {
+            if old != level || limited {
                 owners.push(owner);
             }
             if level != Pressure::None && !self.pressed.contains(&ring) {

@@ -12,6 +12,9 @@ use crate::pools::{FIRST_POOL, PRIMARY, Pressure};
 use crate::shard::Core;
 use crate::stages::ingress::Arrival;
 
+/// IPv4 and TCP headers without options.
+const SMALLEST_HEADERS: usize = 40;
+
 impl<P: Port> Core<P> {
     /// Reads the flows' own rings; those of no flow too, as packets may have been under way when a flow left its ring.
     pub(crate) fn read_pools(&mut self) -> usize {
@@ -243,6 +246,19 @@ impl<P: Port> Core<P> {
                 self.pools.level(held, credit, self.pressure)
             }
         }
+    }
+
+    /// Bytes that a flow with a limited ring may still be sent, in full segments.
+    pub(crate) fn room_of(&mut self, index: u32) -> usize {
+        let Some(ring) = self.conns.by_index(index).and_then(|conn| conn.pool) else {
+            return usize::MAX;
+        };
+        let credit = self.pools.credit(self.config.lease_cap, self.pressure);
+        if !self.pools.is_limited(self.config.lease_cap, credit) {
+            return usize::MAX;
+        }
+        let segment = usize::from(self.config.mtu).saturating_sub(SMALLEST_HEADERS);
+        credit.saturating_sub(self.port.held(ring.into())) * segment
     }
 
     /// Windows of flows with rings of their own follow what those hold. Once a turn.

@@ -1,0 +1,1 @@
+//! Packets on another queue than their flow's.
