@@ -14,7 +14,7 @@
 use std::sync::mpsc::Sender;
 
 use bywash_engine::context::{ConnOptions, Context};
-use bywash_engine::service::{ConnId, Event, ListenError, Recv, Service};
+use bywash_engine::service::{ConnId, Event, ListenError, Luggage, Recv, Service};
 use bywash_engine::xsk::{LeaseDesc, Port, RegionView, RxLease};
 
 /// Sends back what it receives, on every connection to one port.
@@ -102,15 +102,19 @@ impl Echo {
             // We have just lent it, and `Started` has set the region: nothing else can open it.
             unreachable!("a lease of our own opens once");
         };
-        let index = conn.index as usize;
-        if self.held.len() <= index {
-            self.held.resize_with(index + 1, || None);
-        }
-        self.held[index] = Some(Held {
+        self.keep(Held {
             conn,
             bytes,
             sent: 0,
         });
+    }
+
+    fn keep(&mut self, held: Held) {
+        let index = held.conn.index as usize;
+        if self.held.len() <= index {
+            self.held.resize_with(index + 1, || None);
+        }
+        self.held[index] = Some(held);
     }
 }
 
@@ -140,5 +144,20 @@ impl Service for Echo {
             | Event::Unreachable { .. }
             | Event::Timer { .. } => {}
         }
+    }
+
+    /// All that there is to know of a connection is what could not be sent yet, and a lease may be read anywhere.
+    fn on_leave(&mut self, conn: ConnId) -> Option<Luggage> {
+        let place = self.held.get_mut(conn.index as usize);
+        let held = place.and_then(|place| place.take_if(|held| held.conn == conn));
+        Some(Box::new(held))
+    }
+
+    fn on_arrive<P: Port>(&mut self, cx: &mut Context<'_, P>, conn: ConnId, luggage: Luggage) {
+        let held = luggage.downcast::<Option<Held>>();
+        if let Some(held) = held.ok().and_then(|held| *held) {
+            self.keep(Held { conn, ..held });
+        }
+        self.pump(cx, conn);
     }
 }

@@ -49,7 +49,7 @@ pub use bywash_engine::engine::{Engine, EngineConfig, EngineError, OnDeath, Star
 pub use bywash_engine::memory::MemoryPair;
 pub use bywash_engine::remote::{Failure, FailureCode, Lease, Readiness, Remote, RemoteConfig};
 pub use bywash_engine::service::{
-    ConnError, ConnId, ConnectError, Event, ListenError, ListenerId, Recv, Service,
+    ConnError, ConnId, ConnectError, Event, ListenError, ListenerId, Luggage, Recv, Service,
 };
 pub use bywash_engine::tcp::CloseReason;
 pub use bywash_engine::xsk::{Frame, PoolClass, Port};

@@ -11,8 +11,8 @@ pub trait Clock {
     fn now(&self) -> Instant;
 }
 
-/// `CLOCK_MONOTONIC`, the same for all shards of a host.
-#[derive(Debug)]
+/// `CLOCK_MONOTONIC`. Copies show the same time: the shards of an engine have one, as connections go from one to another.
+#[derive(Clone, Copy, Debug)]
 pub struct MonotonicClock {
     start: std::time::Instant,
 }

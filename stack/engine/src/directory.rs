@@ -25,10 +25,14 @@ use crossbeam::utils::CachePadded;
 
 use crate::pulse::Pulse;
 use crate::report::ShardReport;
+use crate::service::Luggage;
+use crate::shard::Origin;
 
 /// Frames that may wait to be taken by another shard. A shard that is behind by this many is
 /// overloaded; more would only add delay, and hold more of the arriving shard's frames.
 pub(crate) const HANDOVER_CAPACITY: usize = 1024;
+/// Connections that may be on their way to a shard.
+const TRAVELLERS: usize = 64;
 /// Questions are rare.
 const CONTROL_CAPACITY: usize = 64;
 const STRIPES: usize = 64;
@@ -51,9 +55,26 @@ pub(crate) struct Handed {
     pub(crate) desc: LeaseDesc,
 }
 
+/// A connection on its way to another shard.
+pub(crate) struct Traveller {
+    /// The shard that it leaves.
+    pub(crate) from: u32,
+    /// It has been refused once.
+    pub(crate) returned: bool,
+    pub(crate) tuple: Tuple,
+    /// In the format of `Connection::snapshot`. Its instants hold: the shards of an engine have one clock.
+    pub(crate) bytes: Vec<u8>,
+    /// What its service gave it.
+    pub(crate) luggage: Luggage,
+    pub(crate) origin: Origin,
+    pub(crate) receive_buffer: usize,
+    pub(crate) wants_writable: bool,
+}
+
 /// The way to one shard from other threads.
 pub(crate) struct Inbox {
     frames: ArrayQueue<Handed>,
+    travellers: ArrayQueue<Box<Traveller>>,
     control: ArrayQueue<ControlMessage>,
     waker: OnceLock<Waker>,
     view: OnceLock<RegionView>,
@@ -63,6 +84,7 @@ impl Inbox {
     fn new() -> Self {
         Self {
             frames: ArrayQueue::new(HANDOVER_CAPACITY),
+            travellers: ArrayQueue::new(TRAVELLERS),
             control: ArrayQueue::new(CONTROL_CAPACITY),
             waker: OnceLock::new(),
             view: OnceLock::new(),
@@ -96,6 +118,17 @@ impl Inbox {
         sent
     }
 
+    /// Sends a connection to the shard; back, if too many are on their way.
+    pub(crate) fn send_traveller(&self, traveller: Box<Traveller>) -> Result<(), Box<Traveller>> {
+        let sent = self.travellers.push(traveller);
+        self.wake();
+        sent
+    }
+
+    pub(crate) fn next_traveller(&self) -> Option<Box<Traveller>> {
+        self.travellers.pop()
+    }
+
     pub(crate) fn next_frame(&self) -> Option<Handed> {
         self.frames.pop()
     }
@@ -105,7 +138,7 @@ impl Inbox {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.frames.is_empty() && self.control.is_empty()
+        self.frames.is_empty() && self.control.is_empty() && self.travellers.is_empty()
     }
 }
 
@@ -159,6 +192,17 @@ impl Directory {
             .write()
             .expect("no holder of a stripe panics");
         stripe.remove(tuple);
+    }
+
+    /// The flow is `to`'s, unless `from` does not own it any more.
+    pub(crate) fn reassign(&self, tuple: &Tuple, from: u32, to: u32) {
+        let mut stripe = self
+            .stripe(tuple)
+            .write()
+            .expect("no holder of a stripe panics");
+        if let Some(owner) = stripe.get_mut(tuple).filter(|owner| **owner == from) {
+            *owner = to;
+        }
     }
 
     pub(crate) fn owner(&self, tuple: &Tuple) -> Option<u32> {

@@ -151,6 +151,7 @@ impl<S: Service + Send + 'static> Engine<S> {
             _lock: lock,
         };
         let ports = Arc::new(Mutex::new(EnginePorts::new(&device.name)));
+        let clock = MonotonicClock::new();
         for (index, core) in (0..config.shards).zip(cores) {
             let seed = ShardSeed {
                 xsk: xsk_config(&config, &device, index),
@@ -167,6 +168,7 @@ impl<S: Service + Send + 'static> Engine<S> {
                     ..config.shard.clone()
                 },
                 core,
+                clock,
                 demux: demux.clone(),
                 ports: ports.clone(),
                 directory: engine.directory.clone(),
@@ -282,6 +284,7 @@ struct ShardSeed {
     xsk: XskConfig,
     shard: ShardConfig,
     core: usize,
+    clock: MonotonicClock,
     demux: Arc<Demux>,
     ports: Arc<Mutex<EnginePorts>>,
     directory: Arc<Directory>,
@@ -314,6 +317,7 @@ impl ShardSeed {
         let mode = port.mode();
         let Self {
             shard,
+            clock,
             demux,
             ports,
             directory,
@@ -323,7 +327,7 @@ impl ShardSeed {
         } = self;
         let queue = shard.index;
         let environment = Environment {
-            clock: Box::new(MonotonicClock::new()),
+            clock: Box::new(clock),
             random: Box::new(SystemRandom),
             routes,
             steering: Box::new(DemuxSteering::new(demux, ports, queue)),

@@ -1,5 +1,6 @@
 //! What an application on the shard's thread implements: a run-to-completion [`Service`].
 
+use std::any::Any;
 use std::net::SocketAddr;
 
 use bywash_tcp::CloseReason;
@@ -79,6 +80,9 @@ pub enum Event {
     Stopping,
 }
 
+/// What a service knows of a connection that goes to another shard.
+pub type Luggage = Box<dyn Any + Send>;
+
 /// An application that runs on the shard's own thread, called between ingress and egress of a turn.
 ///
 /// A call must not block: while it runs, nothing is received or sent on the shard.
@@ -91,6 +95,23 @@ pub trait Service {
     fn on_turn<P: Port>(&mut self, cx: &mut Context<'_, P>) -> usize {
         let _ = cx;
         0
+    }
+
+    /// Most packets of the connection arrive on another shard's queue: may it move there? `Some`: yes, with what this service
+    /// knows of it; nothing more is heard of `conn` here, and the other shard's service gets both by
+    /// [`on_arrive`](Self::on_arrive). `None`, as unless this is overridden: it stays, and its packets are handed over.
+    fn on_leave(&mut self, conn: ConnId) -> Option<Luggage> {
+        let _ = conn;
+        None
+    }
+
+    /// A connection has come from another shard, with what its service there gave it: data may wait to be read, and a
+    /// `Writable` that was owed will come here. A service that lets connections leave takes them in, too; one that does not
+    /// is never called, and would reset them.
+    fn on_arrive<P: Port>(&mut self, cx: &mut Context<'_, P>, conn: ConnId, luggage: Luggage) {
+        drop(luggage);
+        // It has just come, so it is there.
+        let _ = cx.abort(conn);
     }
 
     /// Called once a turn before the shard may sleep: true if work is already waiting that

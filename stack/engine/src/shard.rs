@@ -35,7 +35,7 @@ use crate::pools::moves::Move;
 use crate::pools::scan::Scan;
 use crate::random::{Random, Secrets};
 use crate::report::Counters;
-use crate::service::{Event, Service};
+use crate::service::{ConnId, Event, Luggage, Service};
 use crate::slab::Slab;
 use crate::steering::Steering;
 use crate::wheel::Wheel;
@@ -76,6 +76,8 @@ pub(crate) struct Conn {
     pub(crate) pool: Option<u16>,
     /// Stands in `Core::moves`: it is changing rings.
     pub(crate) moving: bool,
+    /// Packets that came by another shard, less those that came here.
+    pub(crate) away: u16,
     /// Unread bytes it may announce while frames are plenty.
     pub(crate) receive_buffer: usize,
     /// Bytes received before promotion; counts no further afterwards.
@@ -143,6 +145,10 @@ pub struct Core<P: Port> {
     pub(crate) scan: Scan,
     /// Flows that change rings.
     pub(crate) moves: VecDeque<Move>,
+    /// Connections whose packets come to another shard, and which: they may move.
+    pub(crate) displaced: Vec<(u32, u32)>,
+    /// Connections that came from other shards and whose service was not told yet.
+    pub(crate) arrived: VecDeque<(ConnId, Luggage)>,
     /// By ring: what the last turn that found something in it found.
     pub(crate) reads: Vec<Read>,
     pub(crate) wheel: Wheel,
@@ -234,6 +240,8 @@ impl<P: Port> Core<P> {
             pools,
             scan,
             moves: VecDeque::new(),
+            displaced: Vec::new(),
+            arrived: VecDeque::new(),
             reads,
             wheel: Wheel::new(now),
             service_timers: BinaryHeap::new(),

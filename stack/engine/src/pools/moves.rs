@@ -54,7 +54,7 @@ pub(crate) struct Found {
     pub(crate) in_to: bool,
     /// All that `to` showed was read.
     pub(crate) to_drained: bool,
-    /// All that `from` showed was read.
+    /// All that `from` showed was read; never, if it is no ring.
     pub(crate) from_drained: bool,
 }
 
@@ -141,6 +141,9 @@ impl Move {
     }
 
     /// Learns from what a turn found, after the rings were read.
+    ///
+    /// A flow that came from another shard has no `from` among the rings, and no cycle tells when the last of its frames
+    /// has come the long way: its frames wait for RCV.NXT or the end of patience.
     pub(crate) fn learn(&mut self, found: Found, turn: u64, now: Instant) -> Verdict {
         self.doubt = match self.doubt {
             // Rings may have been read before the store in that turn.

@@ -16,7 +16,8 @@ const PASSES: usize = 2;
 impl<P: Port, S: Service> Shard<P, S> {
     /// Connection events -> `Service::on_event`; hand-over, control messages and path changes in.
     pub(crate) fn deliver(&mut self) -> usize {
-        let mut delivered = self.core.take_over();
+        let mut delivered = self.resteer();
+        delivered += self.core.take_over();
         delivered += self.control();
         delivered += self.core.paths();
         if self.core.update_pressure() {

@@ -25,10 +25,21 @@ pub(crate) struct Arrival {
 }
 
 impl Arrival {
-    /// By no ring of this queue: another shard has handed it over.
-    pub(crate) const HANDED: Self = Self::by(u16::MAX);
     /// It came by a ring and had to wait.
-    pub(crate) const LATE: Self = Self::by(u16::MAX - 1);
+    pub(crate) const LATE: Self = Self::by(u16::MAX);
+    /// Beyond all rings: with the shard that handed it over.
+    const HANDED: u16 = 1 << 15;
+
+    /// By no ring of this queue: another shard has handed it over.
+    pub(crate) const fn handed(from: u32) -> Self {
+        Self::by(Self::HANDED | from as u16)
+    }
+
+    /// The shard that has handed it over.
+    pub(crate) fn shard(self) -> Option<u32> {
+        (self.ring & Self::HANDED != 0 && self.ring != Self::LATE.ring)
+            .then_some(u32::from(self.ring & !Self::HANDED))
+    }
 
     pub(crate) const fn by(ring: u16) -> Self {
         Self {
@@ -100,7 +111,7 @@ impl<P: Port> Core<P> {
             frame.extend(lease.len());
             drop(lease);
             self.counters.taken_over += 1;
-            self.on_frame(frame, Arrival::HANDED);
+            self.on_frame(frame, Arrival::handed(handed.from));
         }
         taken
     }
@@ -161,6 +172,7 @@ impl<P: Port> Core<P> {
             conn.tcp.on_segment(self.now, &bare, None);
             Disposition::Dropped(refused.unwrap_or(DropReason::NoReceiveCredit))
         };
+        let away = conn.away > 0 || arrival.shard().is_some();
         let promote = conn.pool.is_none()
             && !conn.moving
             && matches!(self.config.pools, PoolPolicy::PromoteAfter(bytes) if conn.received > bytes);
@@ -171,6 +183,9 @@ impl<P: Port> Core<P> {
         if promote {
             self.promote(index, true);
         }
+        if away {
+            self.count_away(index, arrival);
+        }
     }
 
     /// A segment of no connection of this shard.
@@ -178,9 +193,15 @@ impl<P: Port> Core<P> {
         let tuple = decoded.tuple;
         if self.config.shards > 1
             && let Some(owner) = self.directory.owner(&tuple)
-            && owner != self.config.index
         {
-            return self.hand_over(owner, frame);
+            if owner != self.config.index {
+                return self.hand_over(owner, frame);
+            }
+            // Ours, and not here yet: it is in the inbox.
+            self.adopt_travellers();
+            if let Some(index) = self.flows.lookup(&tuple) {
+                return self.on_flow_segment(index, decoded, frame, arrival);
+            }
         }
         if !self.listeners.contains(tuple.local_port) {
             self.count_drop(DropReason::NoConnection);
@@ -269,6 +290,7 @@ impl<P: Port> Core<P> {
             origin,
             pool: None,
             moving: false,
+            away: 0,
             receive_buffer,
             received: 0,
             dirty: false,

@@ -9,4 +9,5 @@ mod kick;
 mod pools;
 mod reclaim;
 mod refill;
+mod resteer;
 mod timers;

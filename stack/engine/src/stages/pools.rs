@@ -232,7 +232,8 @@ impl<P: Port> Core<P> {
         Found {
             in_to: read(one.to).is_some(),
             to_drained: read(one.to).is_none_or(|read| read.drained),
-            from_drained: read(one.from).is_none_or(|read| read.drained),
+            from_drained: usize::from(one.from) < self.reads.len()
+                && read(one.from).is_none_or(|read| read.drained),
         }
     }
 

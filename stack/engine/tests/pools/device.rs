@@ -13,7 +13,7 @@ use bywash_engine::context::{ConnOptions, Context};
 use bywash_engine::host::{Path, StaticRoutes};
 use bywash_engine::random::SeededRandom;
 use bywash_engine::report::ShardReport;
-use bywash_engine::service::{ConnId, Event, Recv, Service};
+use bywash_engine::service::{ConnId, Event, Luggage, Recv, Service};
 use bywash_engine::shard::{Environment, Shard};
 use bywash_engine::steering::{ListenRefused, NoSteering, Steering};
 use bywash_engine::wire::{self, ChecksumPolicy, MacAddr, Tuple};
@@ -63,6 +63,8 @@ impl Steering for Table {
 pub(crate) struct Sink {
     pub(crate) received: u64,
     pub(crate) accepted: usize,
+    /// Connections may go to another shard.
+    pub(crate) travels: bool,
     /// This one's frames are kept.
     pub(crate) keeps: Option<ConnId>,
     pub(crate) kept: Vec<Frame>,
@@ -92,6 +94,19 @@ impl Service for Sink {
             }
             _ => {}
         }
+    }
+
+    fn on_leave(&mut self, conn: ConnId) -> Option<Luggage> {
+        self.travels.then(|| {
+            let known = self.by_connection.remove(&conn).unwrap_or(0);
+            Box::new(known) as Luggage
+        })
+    }
+
+    fn on_arrive<P: Port>(&mut self, cx: &mut Context<'_, P>, conn: ConnId, luggage: Luggage) {
+        let known = *luggage.downcast::<u64>().expect("a count of bytes");
+        self.by_connection.insert(conn, known);
+        self.on_event(cx, Event::Readable { conn });
     }
 }
 
@@ -212,6 +227,8 @@ pub(crate) struct World {
     /// Of a thousand packets to the server, this many are lost.
     pub(crate) lost_per_mille: usize,
     pub(crate) ring_full: usize,
+    /// This shard stands still.
+    pub(crate) frozen: Option<usize>,
 }
 
 impl World {
@@ -259,13 +276,20 @@ impl World {
             wire: VecDeque::new(),
             lost_per_mille: 0,
             ring_full: 0,
+            frozen: None,
         }
     }
 
     /// The server's shards may run here.
     fn perhaps_turn(&mut self) {
         if self.dice.roll(2) == 0 {
-            for server in &mut self.servers {
+            self.turn_servers();
+        }
+    }
+
+    fn turn_servers(&mut self) {
+        for (index, server) in self.servers.iter_mut().enumerate() {
+            if self.frozen != Some(index) {
                 server.turn();
             }
         }
@@ -335,11 +359,30 @@ impl World {
                     self.cycle(queue, packets.by_ref().take(CYCLE).collect());
                 }
             }
-            for server in &mut self.servers {
-                server.turn();
-            }
+            self.turn_servers();
             self.to_client();
         }
+    }
+
+    /// What the client sends next arrives so many times more, on the queue that RSS names.
+    pub(crate) fn flood(&mut self, connection: usize, copies: usize) {
+        self.send(connection, 1);
+        self.clock.advance(Duration::from_millis(300));
+        self.client.turn();
+        let mut packet = None;
+        while let Some(frame) = self.client_queue.transmitted() {
+            packet = Some(frame.bytes().to_vec());
+        }
+        let packet = packet.expect("something is sent again");
+        for _ in 0..copies {
+            self.cycle((self.rss)(0), vec![packet.clone()]);
+            self.turn_servers();
+        }
+    }
+
+    /// Frames of a server's queue that are lent.
+    pub(crate) fn lent(&self, queue: usize) -> u32 {
+        self.queues[queue].umem().ledger().leased
     }
 
     /// Gives one connection more to send.
