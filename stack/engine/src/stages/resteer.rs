@@ -153,7 +153,7 @@ impl<P: Port> Core<P> {
             });
             match restored {
                 Ok(tcp) => self.settle_in(tcp, *traveller),
-                Err(cause) => self.send_back(traveller, &cause),
+                Err(cause) => self.refuse_traveller(traveller, &cause),
             }
         }
     }
@@ -185,7 +185,11 @@ impl<P: Port> Core<P> {
 
     /// There are no frames for it here. Where it came from there were; a connection that finds none there either is lost, and
     /// its peer will be told with a RST.
-    fn send_back(&mut self, mut traveller: Box<Traveller>, cause: &bywash_tcp::SnapshotError) {
+    fn refuse_traveller(
+        &mut self,
+        mut traveller: Box<Traveller>,
+        cause: &bywash_tcp::SnapshotError,
+    ) {
         tracing::warn!(%cause, "a connection could not move to this shard");
         self.counters.resteers_failed += 1;
         let (own, tuple, back) = (self.config.index, traveller.tuple, traveller.from);

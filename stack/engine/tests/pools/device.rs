@@ -329,7 +329,7 @@ impl World {
         }
     }
 
-    fn to_client(&mut self) {
+    fn to_client(&self) {
         for queue in &self.queues {
             while let Some(frame) = queue.transmitted() {
                 let fate = self.client_queue.receive(0, frame.bytes().into());
