@@ -19,6 +19,7 @@ pub mod frames;
 pub mod kernel;
 pub mod process;
 pub mod remains;
+pub mod sim;
 pub mod workspace;
 
 pub use bed::{Bed, Shape, Side};

@@ -1,0 +1,295 @@
+//! The oracle: what the applications of a world have written, read and been told, and whether that is right.
+//!
+//! All services of a world share one [`Book`]. It knows no TCP: bytes that come out must be those that went in, in order, at
+//! most once; the end comes exactly behind the last; a connection that nobody broke ends in order at both ends.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use bywash::CloseReason;
+
+use super::faults::MS;
+use super::pattern::Stream;
+use super::plan::Plan;
+use super::tap::may_give_up;
+
+/// The book, shared by the services and the checkers of one world, which is one thread's.
+pub type SharedBook = Rc<RefCell<Book>>;
+
+/// What one end of a connection has seen and done.
+#[derive(Clone, Debug, Default)]
+pub struct End {
+    /// Bytes that `send` has taken.
+    pub written: u64,
+    /// `shutdown` or `close` was called.
+    pub shut: bool,
+    /// `close` was called: what still comes is not read.
+    pub left: bool,
+    /// `abort` was called.
+    pub aborted: bool,
+    /// Bytes read.
+    pub read: u64,
+    /// The peer's end was read.
+    pub saw_end: bool,
+    /// It was connected or accepted.
+    pub open: bool,
+    /// World time of that.
+    pub opened_at: u64,
+    /// World time at which the peer was last heard.
+    pub heard_at: u64,
+    /// The `Closed` event.
+    pub closed: Option<CloseReason>,
+}
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What was intended.
+    pub plan: Plan,
+    /// The client's `connect` was called.
+    pub started: bool,
+    /// The client's end and the server's.
+    pub ends: [End; 2],
+    /// Why it need not come to a good end, if it need not.
+    pub excuse: Option<&'static str>,
+}
+
+/// All connections of a world, and what was found wrong.
+pub struct Book {
+    /// By number.
+    pub entries: Vec<Entry>,
+    /// (client, server) to the number of the latest connection between them.
+    by_address: HashMap<(SocketAddr, SocketAddr), u32>,
+    /// Addresses by number.
+    addresses: HashMap<u32, (SocketAddr, SocketAddr)>,
+    /// Connections and sides that a RST has reached.
+    pub resets: HashSet<(u32, usize)>,
+    /// Some host's clock has leapt by so much that TIME-WAIT may have been cut short.
+    pub leapt: bool,
+    /// World time.
+    pub now: u64,
+    /// What was found wrong, in order.
+    pub failures: Vec<String>,
+    /// Bytes read at their right place.
+    pub verified: u64,
+    /// Whether events of applications go to the trace as well.
+    pub tracing: bool,
+    /// Lines for the trace.
+    pub notes: Vec<String>,
+}
+
+impl Book {
+    /// A book of these plans.
+    pub fn new(plans: &[Plan], tracing: bool) -> SharedBook {
+        let entries = plans.iter().map(|plan| Entry {
+            plan: plan.clone(),
+            started: false,
+            ends: Default::default(),
+            excuse: None,
+        });
+        Rc::new(RefCell::new(Self {
+            entries: entries.collect(),
+            by_address: HashMap::new(),
+            addresses: HashMap::new(),
+            resets: HashSet::new(),
+            leapt: false,
+            now: 0,
+            failures: Vec::new(),
+            verified: 0,
+            tracing,
+            notes: Vec::new(),
+        }))
+    }
+
+    /// Something is wrong.
+    pub fn fail(&mut self, what: String) {
+        let seconds = self.now as f64 / 1e9;
+        self.failures.push(format!("{seconds:.6} s: {what}"));
+    }
+
+    /// A line for the trace.
+    pub fn note(&mut self, what: impl FnOnce() -> String) {
+        if self.tracing {
+            self.notes.push(what());
+        }
+    }
+
+    /// The addresses of a connection are known.
+    pub fn register(&mut self, number: u32, client: SocketAddr, server: SocketAddr) {
+        self.by_address.insert((client, server), number);
+        self.addresses.insert(number, (client, server));
+        let now = self.now;
+        self.heard(number, 0, now);
+    }
+
+    /// (client, server) of a connection, once they are known.
+    pub fn addresses(&self, number: u32) -> Option<(SocketAddr, SocketAddr)> {
+        self.addresses.get(&number).copied()
+    }
+
+    /// Something of the peer has reached this end.
+    pub fn heard(&mut self, number: u32, side: usize, now: u64) {
+        self.entry(number).ends[side].heard_at = now;
+    }
+
+    /// The latest connection between these.
+    pub fn number(&self, client: SocketAddr, server: SocketAddr) -> Option<u32> {
+        self.by_address.get(&(client, server)).copied()
+    }
+
+    /// The connection with one end here and the other there, and which side `here` is.
+    pub fn number_either(&self, here: SocketAddr, there: SocketAddr) -> Option<(u32, usize)> {
+        let as_client = self.number(here, there).map(|number| (number, 0));
+        as_client.or_else(|| self.number(there, here).map(|number| (number, 1)))
+    }
+
+    /// An entry.
+    pub fn entry(&mut self, number: u32) -> &mut Entry {
+        &mut self.entries[number as usize]
+    }
+
+    /// Whether a connection may end otherwise than in order.
+    pub fn excuse(&mut self, number: u32, why: &'static str) {
+        let entry = self.entry(number);
+        if entry.excuse.is_none() {
+            entry.excuse = Some(why);
+        }
+    }
+
+    /// `bytes` were read at one end.
+    pub fn read(&mut self, number: u32, side: usize, bytes: &[u8]) {
+        let entry = &self.entries[number as usize];
+        let (at, written) = (entry.ends[side].read, entry.ends[1 - side].written);
+        let wrong = Stream::new(number, 1 - side).first_difference(at, bytes);
+        let reader = ["client", "server"][side];
+        if let Some(place) = wrong {
+            let place = at + place as u64;
+            self.fail(format!(
+                "stream integrity: connection {number}, the {reader} read a wrong byte at {place}"
+            ));
+        } else if at + bytes.len() as u64 > written {
+            self.fail(format!(
+                "stream integrity: connection {number}, the {reader} read beyond the {written} bytes written"
+            ));
+        } else if entry.ends[side].saw_end {
+            self.fail(format!(
+                "stream integrity: connection {number}, the {reader} read behind the end"
+            ));
+        }
+        self.verified += bytes.len() as u64;
+        self.entry(number).ends[side].read += bytes.len() as u64;
+    }
+
+    /// The end of the stream was read.
+    pub fn end(&mut self, number: u32, side: usize) {
+        let entry = &self.entries[number as usize];
+        let (own, peer) = (&entry.ends[side], &entry.ends[1 - side]);
+        if !peer.shut || own.read != peer.written {
+            let text = format!(
+                "stream integrity: connection {number}, side {side} read the end after {} of {} bytes, shut: {}",
+                own.read, peer.written, peer.shut
+            );
+            self.fail(text);
+        }
+        self.entry(number).ends[side].saw_end = true;
+    }
+
+    /// The connection has ended here.
+    pub fn closed(&mut self, number: u32, side: usize, reason: CloseReason) {
+        let now = self.now;
+        self.entry(number).ends[side].closed = Some(reason);
+        let entry = &self.entries[number as usize];
+        let (own, peer) = (&entry.ends[side], &entry.ends[1 - side]);
+        let excused = entry.excuse.is_some();
+        // The end of the stream need not have been looked at, if everything before it was read.
+        let complete = own.read == peer.written && peer.shut && own.shut;
+        let was_reset = self.resets.contains(&(number, side));
+        let silent_for = now - own.heard_at;
+        let right = match reason {
+            CloseReason::Finished => complete || own.left || excused,
+            CloseReason::Aborted => own.aborted || own.left,
+            CloseReason::Refused => was_reset && (entry.plan.nobody || excused),
+            // A TIME-WAIT cut short by a leap of the clock leaves nobody to acknowledge a FIN that comes again.
+            CloseReason::Reset => was_reset && (excused || (self.leapt && complete)),
+            CloseReason::TimedOut => self.leapt || may_give_up(silent_for),
+        };
+        if !right {
+            let text = format!(
+                "ends with reason: connection {number}, side {side}: \"{reason}\" after {} ms of silence; {own:?}, peer {peer:?}",
+                silent_for / MS
+            );
+            self.fail(text);
+        }
+        if reason == CloseReason::TimedOut {
+            self.excuse(number, "it timed out");
+        }
+    }
+
+    /// A host has gone with all that it knew: what it had open need not come to a good end, nor what waits for it.
+    pub fn died(&mut self, host: usize) {
+        for entry in &mut self.entries {
+            if !entry.started || entry.ends[0].closed.is_some() && entry.ends[1].closed.is_some() {
+                continue;
+            }
+            let why = "a host died";
+            entry.excuse.get_or_insert(why);
+            let side = usize::from(entry.plan.client != host);
+            let end = &mut entry.ends[side];
+            // Its service will not hear of it any more.
+            end.closed.get_or_insert(CloseReason::Aborted);
+        }
+    }
+
+    /// A host accepts no more connections.
+    pub fn unlisten(&mut self, host: usize) {
+        for entry in &mut self.entries {
+            if entry.plan.client != host && !entry.ends[1].open {
+                entry.excuse.get_or_insert("nobody listens any more");
+            }
+        }
+    }
+
+    /// Whether nothing of this connection is still to come.
+    pub fn is_over(&self, number: u32) -> bool {
+        let entry = &self.entries[number as usize];
+        if !entry.started {
+            return false;
+        }
+        entry
+            .ends
+            .iter()
+            .all(|end| end.closed.is_some() || !end.open)
+            && entry.ends[0].closed.is_some()
+    }
+
+    /// Numbers of the connections that are not over.
+    pub fn pending(&self) -> Vec<u32> {
+        let all = 0..self.entries.len() as u32;
+        all.filter(|number| !self.is_over(*number)).collect()
+    }
+
+    /// Every connection that nobody broke has carried what it was to carry.
+    pub fn judge(&mut self) {
+        let mut wrong = Vec::new();
+        for (number, entry) in self.entries.iter().enumerate() {
+            if entry.excuse.is_some() || entry.plan.nobody {
+                continue;
+            }
+            for side in 0..2 {
+                let (own, peer) = (&entry.ends[side], &entry.ends[1 - side]);
+                let total = entry.plan.ends[1 - side].total();
+                if own.read != total || peer.written != total || !own.saw_end {
+                    wrong.push(format!(
+                        "connection {number}: side {side} got {} of {total} bytes, end seen: {}",
+                        own.read, own.saw_end
+                    ));
+                }
+            }
+        }
+        for text in wrong {
+            self.fail(text);
+        }
+    }
+}
