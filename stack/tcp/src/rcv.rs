@@ -21,8 +21,9 @@ use crate::receive_tuning::ReceiveTuning;
 use crate::snapshot::{Code, Reader, SnapshotError, save_payload};
 use crate::time::{Duration, Instant};
 
-/// Least segment size assumed of the peer when counting full segments (RFC 9293 3.7.1: 536 reaches everybody).
-const SEGMENT_SIZE_LEAST: u32 = 536;
+/// Least segment size assumed of the peer when counting full segments: RFC 9293 3.7.1's 536, which reaches everybody, less
+/// the timestamps that a full segment of it carries.
+const SEGMENT_SIZE_LEAST: u32 = 524;
 
 /// What the receiving half must know of a segment besides its bytes.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,7 @@
 //! connection's queue (the frame with it), it was dropped for a reason that is counted, or it had
 //! nothing but a header.
 
-use bywash_tcp::{Disposition, ListenOutcome, reset_for};
+use bywash_tcp::{CloseReason, Disposition, ListenOutcome, reset_for};
 use bywash_wire::{Decoded, DropReason, Flags, Segment, Tuple};
 use bywash_xsk::{Frame, Port};
 
@@ -13,6 +13,7 @@ use crate::config::PoolPolicy;
 use crate::directory::Handed;
 use crate::payload::FramePayload;
 use crate::pools::{CONTROL, PRIMARY, moves};
+use crate::service::Event;
 use crate::shard::{Conn, Core, Origin, Phase, Pressure, Read};
 
 /// How a frame came.
@@ -123,8 +124,11 @@ impl<P: Port> Core<P> {
             Err(DropReason::NotTcp) => return self.on_icmp_frame(frame),
             Err(reason) => return self.count_drop(reason),
         };
-        self.counters.segments_in += 1;
-        self.counters.partial_checksums += u64::from(decoded.partial_checksum);
+        // What had to wait was counted when it came.
+        if arrival.ring != Arrival::LATE.ring {
+            self.counters.segments_in += 1;
+            self.counters.partial_checksums += u64::from(decoded.partial_checksum);
+        }
         match self.flows.lookup(&decoded.tuple) {
             Some(index) => self.on_flow_segment(index, &decoded, frame, arrival),
             None => self.on_stray_segment(&decoded, frame, arrival),
@@ -148,16 +152,21 @@ impl<P: Port> Core<P> {
         };
         if decoded.segment.flags.contains(Flags::SYN)
             && conn.tcp.accepts_new_incarnation(&decoded.segment)
+            && self.gives_way(index)
         {
-            self.forget(index);
             return self.on_stray_segment(decoded, frame, arrival);
         }
+        let Some(conn) = self.conns.by_index(index) else {
+            return;
+        };
         if conn.moving && !conn.tcp.follows_on(&decoded.segment) {
             match moves::park(&mut self.moves, index, frame, arrival.ring, self.now) {
                 None => return self.counters.frames_parked += 1,
                 Some(of_the_old_ring) => frame = of_the_old_ring,
             }
         }
+        // One frame more than the limit for each connection with a gap, or the limit would never be left again.
+        let refused = refused.filter(|_| !conn.tcp.fills_gap(&decoded.segment));
         let disposition = if decoded.payload.is_empty() {
             drop(frame);
             conn.tcp.on_segment(self.now, &decoded.segment, None)
@@ -186,6 +195,24 @@ impl<P: Port> Core<P> {
         if away {
             self.count_away(index, arrival);
         }
+    }
+
+    /// Ends a connection in TIME-WAIT for a new one of the same tuple, and tells the service. Not while the service has
+    /// something left to read: the peer was told that it arrived. The SYN comes again.
+    fn gives_way(&mut self, index: u32) -> bool {
+        let Some(conn) = self.conns.by_index(index) else {
+            return false;
+        };
+        if !conn.told && !conn.abandoned && !conn.tcp.at_end() {
+            return false;
+        }
+        let told = conn.told || matches!(conn.origin, Origin::HalfOpen(_));
+        if let Some(conn) = self.conns.id_of(index).filter(|_| !told) {
+            let reason = CloseReason::Finished;
+            self.events.push_back(Event::Closed { conn, reason });
+        }
+        self.forget(index);
+        true
     }
 
     /// A segment of no connection of this shard.

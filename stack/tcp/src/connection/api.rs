@@ -230,6 +230,12 @@ impl<P: Payload> Connection<P> {
         !segment.seq.after(self.rcv.nxt)
     }
 
+    /// Whether `segment` is what data held out of order waits for, while there is nothing else to read. An owner who has no
+    /// room takes it all the same: refusing it would keep the room taken for ever.
+    pub fn fills_gap(&self, segment: &Segment) -> bool {
+        self.follows_on(segment) && !self.rcv.ooo.is_empty() && !self.rcv.is_unread()
+    }
+
     /// Whether `segment` is a SYN that may open a new incarnation of this connection, which is in TIME-WAIT: the owner then
     /// drops this one and gives the segment to its listener (RFC 9293 3.6.1, RFC 6191 2).
     pub fn accepts_new_incarnation(&self, segment: &Segment) -> bool {

@@ -60,13 +60,10 @@ fn main() -> ExitCode {
         }
     };
     if let Some(seed) = arguments.seed {
-        let outcome = run(seed, arguments.verbose);
         if arguments.verbose {
             println!("{:#?}", Scenario::of(seed));
         }
-        for line in &outcome.lines {
-            println!("{line}");
-        }
+        let outcome = run(seed, arguments.verbose);
         println!("trace {:016x}", outcome.hash);
         count(outcome);
     } else {

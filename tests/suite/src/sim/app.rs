@@ -30,7 +30,7 @@ struct Live {
     conn: ConnId,
     side: usize,
     held: VecDeque<Frame>,
-    stalled_until: u64,
+    stalls: bool,
     has_stalled: bool,
     waits_to_write: bool,
     waits_to_read: bool,
@@ -133,7 +133,7 @@ impl App {
             conn,
             side,
             held: VecDeque::new(),
-            stalled_until: 0,
+            stalls: false,
             has_stalled: false,
             waits_to_write: false,
             waits_to_read: false,
@@ -184,7 +184,7 @@ impl App {
         let mut book = self.book.borrow_mut();
         let live = self.live.get_mut(&number).expect("looked up");
         let plan = book.entry(number).plan.ends[live.side].clone();
-        if live.waits_to_read || book.now < live.stalled_until {
+        if live.waits_to_read || live.stalls {
             return;
         }
         let timer = |cx: &mut Context<'_, P>, after, kind: u64| {
@@ -205,7 +205,7 @@ impl App {
                 && end.read >= at
             {
                 live.has_stalled = true;
-                live.stalled_until = book.now + time;
+                live.stalls = true;
                 return timer(cx, time, READ);
             }
             if budget == 0 {
@@ -319,7 +319,10 @@ impl App {
         };
         match kind {
             WRITE => live.waits_to_write = false,
-            READ => live.waits_to_read = false,
+            READ => {
+                live.waits_to_read = false;
+                live.stalls = false;
+            }
             _ => live.held.clear(),
         }
         self.pump(cx, number);
@@ -360,8 +363,14 @@ impl Service for App {
                 }
             }
             Event::Unreachable { conn, reason } => {
-                let text = format!("{conn:?} cannot reach its peer: {reason}");
-                self.book.borrow_mut().fail(text);
+                let number = self.numbers.remove(&conn).expect("one of ours");
+                self.live.remove(&number);
+                if !reason.to_string().contains("no local port is free") {
+                    let text = format!("connection {number} cannot reach its peer: {reason}");
+                    return self.book.borrow_mut().fail(text);
+                }
+                self.book.borrow_mut().entry(number).started = false;
+                self.timer(cx, 1_000 * MS, START, number);
             }
             Event::Timer { token } => self.on_timer(cx, token),
             Event::Stopping => cx.stop(),

@@ -63,7 +63,6 @@ fn run_caught(seed: u64, world: impl FnOnce() -> Outcome) -> Outcome {
             verified: 0,
             good: 0,
             excused: 0,
-            lines: Vec::new(),
         }
     })
 }

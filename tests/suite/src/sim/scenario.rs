@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use bywash::seams::tcp::Config;
-use bywash::seams::{MemoryConfig, RingSizes, UmemConfig};
+use bywash::seams::{MemoryConfig, PoolClass, RingSizes, UmemConfig};
 use bywash::{PoolPolicy, ShardConfig};
 
 use super::dice::Dice;
@@ -72,11 +72,13 @@ fn memory(chunk_size: u32, rx_frames: u32, tx_frames: u32) -> MemoryConfig {
         rings: RingSizes {
             primary: ring,
             control: (ring / 4).max(4),
-            pool: (ring / 4).max(4),
             tx: (tx_frames / 2).clamp(8, 512),
             fill: rx_frames / 2,
         },
-        pools: 3,
+        pools: vec![PoolClass {
+            pools: 3,
+            ring: (ring / 4).max(4),
+        }],
         tx_outstanding_max: None,
     }
 }

@@ -93,7 +93,11 @@ pub fn frame(kind: Kind, dice: &mut Dice, book: &Book) -> Option<(usize, Box<[u8
             };
             let len = dice.pick(&[0, 0, 1, 500]);
             let mut segment = random_segment(dice, len);
-            if entry.ends.iter().any(|end| end.shut || !end.open) {
+            if entry
+                .ends
+                .iter()
+                .any(|end| end.shut || end.closed.is_some() || !end.open)
+            {
                 // In SYN-SENT a SYN is a simultaneous open, and in TIME-WAIT it may rightly open a new connection.
                 segment.flags.remove(Flags::SYN);
             }

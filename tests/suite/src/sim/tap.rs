@@ -41,6 +41,8 @@ struct Side {
     /// The farthest right edge and the highest acknowledgment that have reached it.
     edge: Option<SeqNumber>,
     heard_ack: Option<SeqNumber>,
+    /// Segments without SYN that have reached it.
+    heard: u32,
 }
 
 /// One flow: its ends in the order of their addresses.
@@ -127,7 +129,8 @@ impl Tap {
                 self.check_content(number, side, &flow.sides[me], &decoded, frame);
                 self.settle(number, side, &flow, me);
             }
-        } else {
+        } else if flow.sides[1 - me].iss.is_none() {
+            // Else it is what an old incarnation says to the SYN of a new one.
             self.fail("handshake first", format!("{from} sent {segment:?}"));
         }
         self.flows.insert(key, flow);
@@ -193,7 +196,8 @@ impl Tap {
     /// RFC 6928 2: before anything was acknowledged no more than ten segments.
     fn check_initial_window(&self, own: &Side, peer: &Side, end: SeqNumber, from: SocketAddr) {
         let Some(iss) = own.iss else { return };
-        let answered = own.heard_ack.is_some_and(|ack| ack.after(iss + 1));
+        // Duplicate ACKs and SACK blocks let out more (RFC 3042, 6675).
+        let answered = own.heard_ack.is_some_and(|ack| ack.after(iss + 1)) || own.heard > 1;
         if answered || peer.mss == 0 || own.mss == 0 {
             return;
         }
@@ -325,6 +329,7 @@ impl Tap {
             let edge = segment.ack + (u32::from(segment.window) << shift);
             raise(&mut own.edge, edge);
             raise(&mut own.heard_ack, segment.ack);
+            own.heard += u32::from(!is_syn);
         }
         if let Some((number, side)) = known {
             let mut book = self.book.borrow_mut();
@@ -469,11 +474,11 @@ pub fn may_give_up(silent_for: u64) -> bool {
     silent_for >= R2
 }
 
-/// Drop reasons that `decode` gives: such frames are of no connection.
+/// Drop reasons of frames that are not counted as segments.
 pub fn is_of_decode(reason: &str) -> bool {
     let last = DropReason::PortZero.index();
     let known = DropReason::ALL.iter().take(last + 1);
-    known.into_iter().any(|one| one.name() == reason)
+    known.into_iter().any(|one| one.name() == reason) || reason.contains("icmp")
 }
 
 fn name(host: usize) -> &'static str {

@@ -1,4 +1,4 @@
-//! What happened in a world: always as one number, on demand as lines to read.
+//! What happened in a world: always as one number, on demand as lines on the terminal.
 
 use bywash::seams::wire::{Decoded, Flags, SeqNumber};
 
@@ -12,17 +12,14 @@ const HASHED: usize = 96;
 pub struct Trace {
     /// Changes with every frame and every moment: two runs of a seed must agree on it.
     pub hash: u64,
-    /// One a happening, if they are wanted.
-    pub lines: Option<Vec<String>>,
+    /// Whether lines are printed.
+    pub lines: bool,
 }
 
 impl Trace {
     /// A trace with lines or without.
     pub fn new(lines: bool) -> Self {
-        Self {
-            hash: 0,
-            lines: lines.then(Vec::new),
-        }
+        Self { hash: 0, lines }
     }
 
     /// Takes numbers in.
@@ -42,10 +39,10 @@ impl Trace {
         }
     }
 
-    /// A line, if lines are wanted.
-    pub fn line(&mut self, at: u64, text: impl FnOnce() -> String) {
-        if let Some(lines) = &mut self.lines {
-            lines.push(format!("{:>14.6} {}", at as f64 / 1e9, text()));
+    /// Prints a line, if lines are wanted: at once, so that a panic does not take them along.
+    pub fn line(&self, at: u64, text: impl FnOnce() -> String) {
+        if self.lines {
+            println!("{:>14.6} {}", at as f64 / 1e9, text());
         }
     }
 }

@@ -370,7 +370,7 @@ impl World {
     }
 
     fn trace_arrival(&mut self, host: usize, bytes: &[u8], result: &str) {
-        if self.trace.lines.is_some() {
+        if self.trace.lines {
             let text = self.describe(bytes);
             self.trace.line(self.now, || {
                 format!("    >{} {text} {result}", ["a", "b"][host])
@@ -395,7 +395,7 @@ impl World {
         let deaf = self.dice.chance(faults.deaf);
         self.hosts[host].queues[shard].set_deaf(deaf);
         let report = self.hosts[host].shards[shard].turn();
-        if self.trace.lines.is_some() {
+        if self.trace.lines {
             for note in std::mem::take(&mut self.book.borrow_mut().notes) {
                 self.trace.line(self.now, || format!("      {note}"));
             }
@@ -518,7 +518,7 @@ impl World {
                 },
             );
         }
-        if self.trace.lines.is_some() {
+        if self.trace.lines {
             let text = self.describe(bytes);
             let fate = fate.map_or("to nobody".into(), |fate| format!("{fate:?}"));
             let fate = if fate == "Sent" { String::new() } else { fate };
