@@ -24,6 +24,7 @@ mod raw;
 mod report;
 mod run;
 mod smol;
+mod strangers;
 
 use std::fs;
 use std::path::PathBuf;
@@ -83,6 +84,8 @@ enum Experiment {
     Latency,
     /// Both ends on one core without a kernel: Bywash and smoltcp. Needs no root.
     Memory,
+    /// What a shard pays for forged segments of no connection. Needs no root.
+    Strangers,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -160,6 +163,9 @@ fn measure(arguments: &Arguments) -> Result<Results> {
     if wanted(Experiment::Memory) {
         add(beside::in_memory(arguments.mtu))?;
     }
+    if arguments.experiment == Experiment::Strangers {
+        add(strangers::cases())?;
+    }
     print!("{}", report::table(&results.rows, &machine));
     write_files(arguments, &results, &machine)?;
     Ok(results)
@@ -167,8 +173,8 @@ fn measure(arguments: &Arguments) -> Result<Results> {
 
 /// What is missing is said before anything is measured.
 fn require(arguments: &Arguments) -> Result<()> {
-    use Experiment::{First, Latency, Memory, Throughput};
-    if arguments.experiment != Memory {
+    use Experiment::{First, Latency, Memory, Strangers, Throughput};
+    if ![Memory, Strangers].contains(&arguments.experiment) {
         netns::require()?;
         netns::sweep()?;
     }

@@ -50,27 +50,29 @@ INLINE struct bywash_prefix prefix_of(const struct bywash_address *address)
 	return (struct bywash_prefix){ { words[0], words[1] } };
 }
 
-/* Counter of the limit that a SYN is beyond, or GO_ON. The sender's own comes first: who is over it takes nothing from others. */
+/*
+ * Counter of the limit that a SYN is beyond, or GO_ON. The sender's own comes first: who is over it takes nothing from others. A
+ * sender without an account gets one last, when its SYN passes: that takes 400 ns, and a flood from everywhere has only new senders.
+ */
 INLINE int limit_syn(const struct bywash_config *settings, const struct bywash_address *remote)
 {
 	const struct bywash_limit *limit = &settings->limits[BYWASH_LIMIT_SYN_PREFIX];
+	struct bywash_prefix prefix = prefix_of(remote);
 	__u64 now = bpf_ktime_get_coarse_ns();
+	__u64 *due = NULL, first;
 
-	if (limit->interval) {
-		struct bywash_prefix prefix = prefix_of(remote);
-		__u64 *due = bpf_map_lookup_elem(&syn_prefixes, &prefix);
-
-		if (due) {
-			if (charge(due, now, limit))
-				return DROP_SYN_PREFIX_LIMIT;
-		} else {
-			__u64 first = now + limit->interval;
-
-			/* It cannot be full; if it fails under contention, one more SYN of this sender passes. */
-			bpf_map_update_elem(&syn_prefixes, &prefix, &first, BPF_ANY);
-		}
+	if (limit->interval)
+		due = bpf_map_lookup_elem(&syn_prefixes, &prefix);
+	if (due && charge(due, now, limit))
+		return DROP_SYN_PREFIX_LIMIT;
+	if (is_over(settings, BYWASH_LIMIT_SYN, now))
+		return DROP_SYN_LIMIT;
+	if (limit->interval && !due) {
+		first = now + limit->interval;
+		/* The table makes room by itself; if it fails all the same, one more SYN of this sender passes. */
+		bpf_map_update_elem(&syn_prefixes, &prefix, &first, BPF_ANY);
 	}
-	return is_over(settings, BYWASH_LIMIT_SYN, now) ? DROP_SYN_LIMIT : GO_ON;
+	return GO_ON;
 }
 
 #endif

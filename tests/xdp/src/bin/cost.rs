@@ -195,13 +195,20 @@ fn limits(bench: &mut Bench, syn: &Packet, ack: &Packet) -> Result<()> {
     )?;
     let constant = || syn.clone();
     bench.varied("the same packet, each run by itself", constant)?;
-    let mut random = Random::new(1);
-    let any =
-        move || peer(u32::try_from(random.below(1 << 24)).expect("24 bits")).flags(flags::SYN);
+    let anywhere = |seed| {
+        let mut random = Random::new(seed);
+        move || peer(u32::try_from(random.below(1 << 24)).expect("24 bits")).flags(flags::SYN)
+    };
     bench.varied(
-        "SYNs from 65,536 networks in turn: the table of networks turns over",
-        any,
+        "SYNs from 65,536 networks within all limits: the table of networks turns over",
+        anywhere(1),
     )?;
+    bench.demux.limits(&Limits {
+        syn_prefix: ample,
+        syn: spent,
+        ..Limits::NONE
+    })?;
+    bench.varied("the same beyond the limit of all together", anywhere(2))?;
     bench.demux.limits(&Limits {
         syn_prefix: spent,
         ..Limits::NONE
