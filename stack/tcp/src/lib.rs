@@ -16,7 +16,7 @@
 //! | `state` | the states, and the one function that changes them |
 //! | `snd`, `rcv` | the two halves: RFC 9293's variables, their queues, the window |
 //! | `reassembly` | segments out of order, SACK blocks |
-//! | `loss` | which segments are believed lost: NewReno, the seam for RACK-TLP |
+//! | `loss` | which segments are believed lost, and whether they were: RACK-TLP, NewReno, PRR, undo |
 //! | `congestion` | how much may be on the way, and how fast it may leave |
 //! | `rate`, `pacing` | how fast the path delivers, and segments leave |
 //! | `rtt`, `timer`, [`time`] | the retransmission time-out, named deadlines, nanoseconds |
@@ -36,14 +36,22 @@
 //! | 9293 3.10.7.2 | data on a SYN is not kept | the peer sends it again; TCP Fast Open (RFC 7413) is not there |
 //! | 9293 3.4.2 | MSL is 30 s, not 2 min | as Linux |
 //! | 9293 3.6.1 | `close` with unread data sends no RST, `orphan` does | `close` is also the half-close |
-//! | 6298 2.4 | the RTO's floor is 200 ms, not 1 s | as Linux |
+//! | 6298 2.3, 2.4 | the RTO is SRTT and a margin of at least 200 ms, which falls once a round trip; no floor of 1 s | as Linux |
 //! | 6298 2.1, 5.7 | 1 s at first, 3 s after a lost SYN without a sample | as written; no deviation |
 //! | 5681 3.1 | slow start grows by all bytes acknowledged (RFC 3465 without its limit) | receivers that acknowledge once a burst; as Linux |
 //! | 6582 3.2 | the retransmission timer restarts at every partial ACK | with a 200 ms floor the other choice means time-outs |
-//! | 6582 4.1, 4.2 | no heuristics against spurious fast retransmission | SACK recovery replaces this |
-//! | 2018 | SACK blocks are sent, and not yet used for recovery (RFC 6675, 8985 RACK-TLP) | a later issue; `loss` is the seam |
-//! | 2883 | no D-SACK | with RACK |
-//! | 5682, 3522 | no F-RTO, no Eifel: a spurious time-out costs a slow start | with RACK |
+//! | 6582 4.1, 4.2 | no heuristics against spurious fast retransmission without SACK | needless ones are undone |
+//! | 2018 8 | a time-out keeps SACK marks unless the oldest segment bears one | as Linux; else a time-out sends everything twice |
+//! | 2018 | a block that covers a part of a segment says nothing of that part | no segment is cut for it; the next block covers more |
+//! | 6675 | its accounting (pipe), not its counting of losses | RACK (RFC 8985) finds them |
+//! | 8985 6.2 | the reorder timer waits for the first segment that is due, not for the last | each segment has the same time |
+//! | 8985 6.2 | a D-SACK widens the window only if reordering was seen, and not if a tail loss probe has caused it | as Linux |
+//! | 8985 6.2 | the echoed timestamp is not asked which transmission a SACK block names | it is that of an older segment; as Linux |
+//! | 8985 7.2 | without a delay of the ACKs known: 2 SRTT + 2 ms, or + 200 ms with one segment out | as Linux |
+//! | 5681 3.2, 8985 | a lost retransmission in fast recovery reduces the window no second time, a time-out in recovery neither | as Linux |
+//! | 3708 | D-SACKs count only while they are no more than retransmissions | a network that doubles segments proves nothing; as Linux |
+//! | 5682 | F-RTO also without SACK in the form of its section 3.1 | one algorithm; as Linux |
+//! | 4015 3.2 | the window is restored in full, RTO and SRTT are not changed | as Linux |
 //! | 7323 3.2 | a segment without the timestamps agreed on is accepted | as Linux |
 //! | 7323 4.1 | samples come from the time of sending, from the echo only where Karn's rule forbids that; every ACK counts alike | nanoseconds instead of milliseconds; as Linux |
 //! | 5961 3, 4, 5 | done, ten challenge ACKs in five seconds a connection | |

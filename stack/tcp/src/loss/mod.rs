@@ -489,6 +489,7 @@ impl LossDetection {
         }
         if again {
             trouble.counts.resent_bytes += u64::from(bytes);
+            count(&mut trouble.counts.resent, 1);
             // What is sent again while nothing is wrong is a tail loss probe, which no reduction has caused.
             if self.phase != Phase::Open
                 && let Some(undo) = &mut trouble.undo

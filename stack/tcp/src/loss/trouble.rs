@@ -29,6 +29,7 @@ code!(struct Trouble { counts, reordering, probe, prr, undo, frto, duplicates })
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) resent_bytes: u64,
+    pub(super) resent: u32,
     pub(super) lost: u32,
     pub(super) lost_resent: u32,
     pub(super) fast_recoveries: u32,
@@ -42,7 +43,7 @@ pub(super) struct Counts {
 }
 
 code!(struct Counts {
-    resent_bytes, lost, lost_resent, fast_recoveries, reordered, duplicates, undone, spurious_timeouts, probes,
+    resent_bytes, resent, lost, lost_resent, fast_recoveries, reordered, duplicates, undone, spurious_timeouts, probes,
     probe_repairs, reneges
 });
 
@@ -76,16 +77,17 @@ impl Trouble {
         let segments = bytes.div_ceil(mss.max(1));
         count(&mut self.counts.duplicates, segments);
         let twin = segments == 1 && self.probe.is_some_and(|probe| probe.end == end);
-        let ours = !twin
-            && self
-                .undo
-                .as_mut()
-                .is_some_and(|undo| undo.on_duplicate(end, segments));
-        if ours {
-            // The first transmission was late, not lost, whatever overtook it.
-            self.reordering.seen = true;
-            self.reordering.on_duplicate(una, nxt);
+        // More duplicates than retransmissions: the network doubles segments, and the reports prove nothing.
+        if twin || self.counts.duplicates > self.counts.resent {
+            return twin;
         }
+        let refuted = self
+            .undo
+            .as_mut()
+            .is_some_and(|undo| undo.on_duplicate(end, segments));
+        // The first transmission was late, not lost, whatever overtook it.
+        self.reordering.seen |= refuted;
+        self.reordering.on_duplicate(una, nxt);
         twin
     }
 }

@@ -105,8 +105,9 @@ impl<P: Payload> SendQueue<P> {
     /// Takes everything before `ack` off the queue; `una < ack <= nxt`.
     pub(crate) fn on_ack(&mut self, acked: &mut Acked, ack: SeqNumber, arrival: &Arrival) {
         acked.seq_len = ack.distance_from(self.una).max(0) as u32;
-        self.una = ack;
+        // Before `una` moves: what no SACK block has overtaken is not reordered.
         let highest = self.highest_sacked();
+        self.una = ack;
         let mut again = false;
         let mut taken = 0;
         while let Some(record) = self.records.front()
@@ -132,7 +133,7 @@ impl<P: Payload> SendQueue<P> {
             }
             if let Some(board) = &mut self.board {
                 if !record.sacked {
-                    board.rack.on_delivered(&record, arrival);
+                    board.rack.on_delivered(&record, arrival, true);
                 }
                 board.on_taken(&record);
             }

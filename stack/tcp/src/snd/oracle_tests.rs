@@ -70,8 +70,8 @@ struct Oracle {
 }
 
 impl Oracle {
-    fn delivered(&mut self, record: &Known, arrival: &Arrival) {
-        if record.times > 1 && arrival.precedes(record.sent_at) {
+    fn delivered(&mut self, record: &Known, arrival: &Arrival, by_number: bool) {
+        if by_number && record.times > 1 && arrival.precedes(record.sent_at) {
             return;
         }
         let rtt = arrival.now.since(record.sent_at);
@@ -84,7 +84,7 @@ impl Oracle {
     fn ack(&mut self, ack: SeqNumber, arrival: &Arrival) {
         for record in self.records.clone() {
             if record.end.at_or_before(ack) && !record.sacked {
-                self.delivered(&record, arrival);
+                self.delivered(&record, arrival, true);
             }
         }
         self.records.retain(|record| record.end.after(ack));
@@ -99,7 +99,7 @@ impl Oracle {
         for index in 0..self.records.len() {
             let record = self.records[index];
             if record.seq.at_or_after(start) && record.end.at_or_before(end) && !record.sacked {
-                self.delivered(&record, arrival);
+                self.delivered(&record, arrival, false);
                 self.records[index] = Known {
                     sacked: true,
                     lost: false,
@@ -416,4 +416,63 @@ fn a_block_heard_before_costs_nothing_and_islands_merge() {
     assert_eq!(islands(&world), 0);
     world.ack(10, 0, &[]);
     assert!(world.queue.board.is_none(), "nothing is left to remember");
+}
+
+/// Work is in proportion to what is new, not to the window: ten thousand segments, every hundredth lost, an ACK for each.
+#[test]
+fn the_window_is_not_walked_over_for_each_ack() {
+    const SEGMENTS: usize = 10_000;
+    let mut world = World::new();
+    world.queue.max_wnd = 1 << 30;
+    (0..SEGMENTS).for_each(|_| world.send(100));
+    let mut acks = 0_usize;
+    let ack = |world: &mut World, whole: u32, blocks: &[(u32, u32)]| {
+        let mut acked = world.queue.begin_ack();
+        let arrival = Arrival {
+            now: world.now,
+            echo: None,
+            min_rtt: Duration::ZERO,
+        };
+        let number = ISS + 1 + whole * 100;
+        if number.after(world.queue.una) {
+            world.queue.on_ack(&mut acked, number, &arrival);
+        }
+        let blocks = blocks
+            .iter()
+            .map(|(from, to)| (ISS + 1 + from * 100, ISS + 1 + to * 100));
+        world
+            .queue
+            .on_sack(&mut acked, number, &blocks.collect(), &arrival);
+        world.queue.detect_lost(world.now, Duration::ZERO);
+        while let Some(index) = world.queue.next_lost() {
+            world.queue.on_sent(index, world.now);
+        }
+    };
+    for n in 1..SEGMENTS as u32 {
+        world.now += Duration::from_micros(10);
+        if n % 100 != 0 {
+            // As receivers do: the newest block, and two before it.
+            let start = n / 100 * 100 + 1;
+            let older = |back: u32| {
+                (
+                    start.saturating_sub(back),
+                    (start - 1).saturating_sub(back - 100),
+                )
+            };
+            let mut blocks = std::vec![(start, n + 1)];
+            if start > 201 {
+                blocks.extend([older(100), older(200)]);
+            }
+            ack(&mut world, 0, &blocks);
+            acks += 1;
+        }
+    }
+    assert_eq!(world.queue.tally().sacked, 9_900);
+    assert!(
+        world.queue.tally().resent >= 99,
+        "{:?}",
+        world.queue.tally()
+    );
+    let visits = world.queue.board.as_ref().map_or(0, |board| board.visits);
+    assert!(visits < 6 * acks, "{visits} records for {acks} ACKs");
 }
