@@ -60,12 +60,12 @@ impl<P: Payload> Connection<P> {
     fn fits(&self, arrival: &Arrival<'_, P>) -> bool {
         let (nxt, window) = (self.rcv.nxt, self.rcv.window());
         let edge = nxt + window;
+        if arrival.has(Flags::RST) {
+            // RFC 5961 3.2: the number alone counts.
+            return arrival.seq == nxt || (arrival.seq.after(nxt) && arrival.seq.before(edge));
+        }
         if arrival.seq_len() == 0 {
-            let first = if arrival.has(Flags::RST) {
-                nxt
-            } else {
-                self.rcv.last_ack
-            };
+            let first = self.rcv.last_ack;
             return arrival.seq.at_or_after(first) && arrival.seq.at_or_before(edge);
         }
         if window == 0 {

@@ -127,6 +127,7 @@ impl<P: Payload> Connection<P> {
         if let Phase::SynReceived(_) = self.phase
             && arrival.syn
             && arrival.seq == self.rcv.irs
+            && !arrival.has(Flags::RST)
         {
             if !arrival.has(Flags::ACK) {
                 // The SYN once more: the SYN-ACK was lost.

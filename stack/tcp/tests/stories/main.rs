@@ -14,6 +14,7 @@ mod rack;
 mod receive_buffer;
 mod recovery;
 mod segment_arrives;
+mod segment_space;
 mod transfer;
 mod undo;
 mod window;
