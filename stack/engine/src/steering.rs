@@ -100,14 +100,16 @@ impl DemuxSteering {
     }
 
     fn key(tuple: &Tuple) -> FlowKey {
-        let vlan = tuple.vlan.map(|vlan| match (vlan.is_service(), vlan.inner()) {
-            (false, _) => Vlan::Customer(vlan.raw()),
-            (true, None) => Vlan::Service(vlan.raw()),
-            (true, Some(customer)) => Vlan::Stacked {
-                service: vlan.raw(),
-                customer,
-            },
-        });
+        let vlan = tuple
+            .vlan
+            .map(|vlan| match (vlan.is_service(), vlan.inner()) {
+                (false, _) => Vlan::Customer(vlan.raw()),
+                (true, None) => Vlan::Service(vlan.raw()),
+                (true, Some(customer)) => Vlan::Stacked {
+                    service: vlan.raw(),
+                    customer,
+                },
+            });
         FlowKey::new(
             tuple.local,
             tuple.local_port,

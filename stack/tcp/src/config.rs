@@ -64,11 +64,36 @@ pub struct Config {
     /// Least time between two answers of one connection to what is not acceptable: challenge ACKs (RFC 5961 7), and ACKs of
     /// empty segments outside the window. Default 500 ms (`tcp_invalid_ratelimit`).
     pub challenge_interval: Duration,
+    /// Retransmissions, and probes of a closed window, once nobody waits for the data any more. Default 8
+    /// (`tcp_orphan_retries`).
+    pub orphan_retries: u8,
+    /// Path MTU discovery without ICMP (RFC 4821). Default: when a black hole is suspected.
+    pub mtu_probing: MtuProbing,
     /// Give up once data has waited this long for its acknowledgment (RFC 9293 3.9.1, RFC 5482). Default none.
     pub user_timeout: Option<Duration>,
     /// Probe an idle peer. Default off, as RFC 9293 3.8.4 demands.
     pub keep_alive: Option<KeepAlive>,
 }
+
+/// Whether larger segments are tried on paths that report nothing; the values of Linux's `tcp_mtu_probing`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MtuProbing {
+    /// Never.
+    Off,
+    /// Once time-outs make a black hole likely.
+    #[default]
+    OnBlackHole,
+    /// From the start, with segments of 1024 bytes at first.
+    Always,
+}
+
+code!(
+    enum MtuProbing {
+        Off = 0,
+        OnBlackHole = 1,
+        Always = 2,
+    }
+);
 
 /// When to probe an idle peer (RFC 9293 3.8.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +111,7 @@ code!(struct Config {
     mss, receive_buffer, receive_buffer_max, receive_segments, send_buffer, nagle, delayed_ack, window_scale, timestamps,
     sack, initial_rto, rto_min, rto_max, persist_min, persist_max, msl, fin_wait_2, retries,
     syn_retries, congestion, pacing, max_pacing_rate, slow_start_after_idle, user_timeout, keep_alive,
-    challenge_interval
+    challenge_interval, orphan_retries, mtu_probing
 });
 
 impl Config {
@@ -133,6 +158,8 @@ impl Default for Config {
             max_pacing_rate: None,
             slow_start_after_idle: true,
             challenge_interval: Duration::from_millis(500),
+            orphan_retries: 8,
+            mtu_probing: MtuProbing::OnBlackHole,
             user_timeout: None,
             keep_alive: None,
         }

@@ -92,7 +92,7 @@ mod state;
 pub mod time;
 mod timer;
 
-pub use config::{Config, KeepAlive};
+pub use config::{Config, KeepAlive, MtuProbing};
 pub use congestion::{CongestionControl, CongestionFigures, UnknownCongestionControl};
 pub use connection::{Connection, Disposition, SendError, Transmit};
 pub use cookie::CookieInput;

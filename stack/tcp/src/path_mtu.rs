@@ -9,7 +9,7 @@
 //! nothing here knows of IP versions but [`Headers`]. After [`AGE`] the path is believed to have its full size again (RFC 1191
 //! 6.3, RFC 8201 4): if it has not, the next full segment brings the next report.
 
-use bywash_wire::Tuple;
+use bywash_wire::{SeqNumber, Tuple};
 
 use crate::snapshot::code;
 use crate::time::{Duration, Instant};
@@ -69,9 +69,25 @@ pub(crate) struct PathMtu {
     pub(crate) fits: u16,
     /// When that was.
     pub(crate) reported_at: Instant,
+    /// The search for more, where nobody reports.
+    pub(crate) search: Option<Search>,
 }
 
-code!(struct PathMtu { ceiling, fits, reported_at });
+code!(struct PathMtu { ceiling, fits, reported_at, search });
+
+/// A search between [`PathMtu::fits`] and `high`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Search {
+    /// The largest size that may still turn out to fit.
+    pub(crate) high: u16,
+    /// The probe on the way: where it begins, and its size.
+    pub(crate) probe: Option<(SeqNumber, u16)>,
+}
+
+code!(struct Search { high, probe });
+
+/// The search ends when the two ends are so near (Linux's `tcp_probe_threshold`).
+const SEARCH_END: u16 = 8;
 
 impl PathMtu {
     pub(crate) fn new(ceiling: u16, now: Instant) -> Self {
@@ -79,6 +95,7 @@ impl PathMtu {
             ceiling,
             fits: ceiling,
             reported_at: now,
+            search: None,
         }
     }
 
@@ -86,6 +103,28 @@ impl PathMtu {
     pub(crate) fn on_report(&mut self, mss: u16, now: Instant) {
         self.fits = mss;
         self.reported_at = now;
+        if let Some(search) = &mut self.search {
+            search.high = mss;
+            search.probe = None;
+        }
+    }
+
+    /// The size of the next probe: half way, unless one is on the way or the search is over.
+    pub(crate) fn next_probe(&self, search: Search) -> Option<u16> {
+        let room = search.high.checked_sub(self.fits)?;
+        if search.probe.is_some() || room < SEARCH_END {
+            return None;
+        }
+        Some(self.fits + room.div_ceil(2))
+    }
+
+    /// The report was long ago: whether the whole path may be used again without a search.
+    pub(crate) fn rejuvenate(&mut self, now: Instant) -> bool {
+        self.reported_at = now;
+        if let Some(search) = &mut self.search {
+            search.high = self.ceiling;
+        }
+        self.search.is_none()
     }
 
     /// Whether the report is too old to be believed.

@@ -81,7 +81,7 @@ impl<P: Payload> Connection<P> {
     }
 
     /// Segments get smaller. Those in flight that are too long cannot arrive: they go again at once, cut.
-    fn shrink_segments(&mut self, mss: u16) {
+    pub(super) fn shrink_segments(&mut self, mss: u16) {
         self.change_mss(mss.max(PEER_MSS_MIN));
         let limit = self.segment_limit() as u32;
         self.loss.on_resegmented(&mut self.snd, limit);
@@ -96,11 +96,11 @@ impl<P: Payload> Connection<P> {
         self.change_mss(self.agreed.mss.min(mss));
     }
 
-    fn path_mut(&mut self) -> Option<&mut PathMtu> {
+    pub(super) fn path_mut(&mut self) -> Option<&mut PathMtu> {
         self.rare.as_mut()?.path.as_mut()
     }
 
-    fn change_mss(&mut self, mss: u16) {
+    pub(super) fn change_mss(&mut self, mss: u16) {
         self.agreed.mss = mss;
         let moment = self.moment(self.control.clock);
         self.congestion.on_mss(moment);
@@ -112,8 +112,10 @@ impl<P: Payload> Connection<P> {
             && path.is_stale(now)
         {
             let ceiling = path.ceiling;
-            self.rare().path = None;
-            self.change_mss(ceiling);
+            if path.rejuvenate(now) {
+                self.rare().path = None;
+                self.change_mss(ceiling);
+            }
         }
     }
 }

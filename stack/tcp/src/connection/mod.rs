@@ -19,6 +19,7 @@ mod info;
 mod on_ack;
 mod on_segment;
 mod persist;
+mod probe_mtu;
 mod rare;
 mod timeout;
 mod transmit;
@@ -389,6 +390,7 @@ impl<P: Payload> Connection<P> {
         if let Some(keep_alive) = self.config.keep_alive {
             self.timers.arm(Timer::KeepAlive, now + keep_alive.idle);
         }
+        self.begin_probing(now);
         // A close in SYN-RECEIVED has waited for this.
         if self.control.fin_queued {
             self.transition(Input::Close);

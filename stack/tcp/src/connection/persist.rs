@@ -42,6 +42,12 @@ impl<P: Payload> Connection<P> {
             self.give_up();
             return;
         }
+        // With nobody left who waits for it, a peer that keeps its window closed is not fed for ever (Linux's
+        // `tcp_orphan_retries`): a defence against peers that hold memory in this way.
+        if self.control.orphaned && self.control.persist_backoff >= self.config.orphan_retries {
+            self.abort_with_reset();
+            return;
+        }
         self.control.probes = self.control.probes.saturating_add(1);
         self.control.persist_backoff = self.control.persist_backoff.saturating_add(1);
         self.control.probe = true;

@@ -72,7 +72,9 @@ impl<P: Payload> Connection<P> {
         // RFC 9293 3.8.6 (SHLD-17): a peer that has shrunk its window to nothing, but lives, is probed and not given up.
         let alive = now.since(self.control.heard_at) < self.config.rto_max;
         let probing = synchronised && self.snd.wnd == 0 && alive;
-        let limit = if synchronised {
+        let limit = if synchronised && self.control.orphaned {
+            self.config.retries.min(self.config.orphan_retries)
+        } else if synchronised {
             self.config.retries
         } else {
             self.config.syn_retries
@@ -86,6 +88,7 @@ impl<P: Payload> Connection<P> {
         self.control.syn_lost |= !synchronised;
         self.counters.timeouts = self.counters.timeouts.saturating_add(1);
         self.rtt.back_off();
+        self.suspect_black_hole(now);
         let context = self.timeout_context(now, again);
         self.loss
             .on_timeout(&mut self.snd, &mut self.congestion, &context);
@@ -236,6 +239,8 @@ impl<P: Payload> Connection<P> {
             return;
         }
         if self.control.probes >= keep_alive.probes {
+            // A peer that was only cut off for a while should know (RFC 9293 3.8.4 leaves it open; as Linux).
+            self.control.reset = Some((self.snd.nxt, true));
             self.give_up();
             return;
         }

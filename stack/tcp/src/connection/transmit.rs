@@ -84,6 +84,7 @@ impl<P: Payload> Connection<P> {
 
     /// The segment with sequence space that may go next, and whether it was sent before.
     fn next_to_send(&mut self, now: Instant) -> Option<(usize, bool)> {
+        self.judge_probe();
         if let Some(index) = self.lost_to_send() {
             return Some((index, true));
         }
@@ -189,6 +190,9 @@ impl<P: Payload> Connection<P> {
             self.restart_after_idle(now);
         }
         self.age_path_mtu(now);
+        if self.cut_probe(index) {
+            return Some(index);
+        }
         let limit = self.segment_limit() as u32;
         let desired = len.min(limit);
         if self.snd.pipe() > 0 && self.snd.pipe() + desired > self.congestion.window() {

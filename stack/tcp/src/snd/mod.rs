@@ -307,6 +307,39 @@ impl<P: Payload> SendQueue<P> {
         true
     }
 
+    /// Makes the record at `index`, not sent yet, exactly `len` payload bytes long, out of those behind it. `false`: there is
+    /// not enough, or handles that do not grow.
+    pub(crate) fn gather(&mut self, index: usize, len: u32) -> bool {
+        while self.records[index].len < len {
+            let missing = len - self.records[index].len;
+            let Some(next) = self.records.get(index + 1) else {
+                return false;
+            };
+            if self.records[index].payload.is_none()
+                || next.payload.is_none()
+                || (next.len > missing && !self.split(index + 1, missing))
+            {
+                return false;
+            }
+            let Some(next) = self.records.remove(index + 1) else {
+                return false;
+            };
+            let record = &mut self.records[index];
+            let grown = match (&mut record.payload, &next.payload) {
+                (Some(payload), Some(more)) => payload.append(more),
+                _ => false,
+            };
+            if !grown {
+                self.records.insert(index + 1, next);
+                return false;
+            }
+            record.len += next.len;
+            record.fin = next.fin;
+            record.push = next.push;
+        }
+        self.records[index].len == len || self.split(index, len)
+    }
+
     /// Drops everything (the connection is over).
     pub(crate) fn clear(&mut self) {
         // The memory too: a connection may stay in TIME-WAIT for long.

@@ -3,6 +3,7 @@
 use bywash_tcp::{CloseReason, Config, Event, Readiness, State};
 use bywash_wire::{Flags, Segment};
 
+use crate::support::lone::{Lone, plain};
 use crate::support::{Pair, Side, ms};
 
 fn established() -> Pair {
@@ -258,4 +259,54 @@ fn sending_after_close_is_refused() {
         pair.a.tcp().send(vec![1]),
         Err(bywash_tcp::SendError::Closed(payload)) if payload == [1]
     ));
+}
+
+#[test]
+fn an_orphan_tries_less_long() {
+    let tries = |orphan: bool| {
+        let mut lone = Lone::in_state(State::Established, &plain());
+        lone.send(b"x");
+        if orphan {
+            let now = lone.now;
+            lone.tcp.orphan(now);
+        }
+        lone.sent();
+        let mut again = 0;
+        while lone.tcp.state() != State::Closed {
+            lone.wait();
+            again += lone
+                .sent()
+                .iter()
+                .filter(|sent| sent.segment.payload_len > 0)
+                .count();
+        }
+        assert_eq!(lone.tcp.error(), Some(CloseReason::TimedOut));
+        again
+    };
+    assert_eq!((tries(false), tries(true)), (15, 8));
+}
+
+#[test]
+fn an_orphan_is_not_held_by_a_closed_window() {
+    let mut lone = Lone::in_state(State::Established, &plain());
+    let mut shut = crate::support::lone::segment(0, 1, Flags::ACK);
+    shut.window = 0;
+    lone.get_segment(&shut, b"");
+    lone.send(b"x");
+    let now = lone.now;
+    lone.tcp.orphan(now);
+    lone.sent();
+    let mut probes = 0;
+    while lone.tcp.state() != State::Closed {
+        lone.wait();
+        let sent = lone.sent();
+        if lone.tcp.state() == State::Closed {
+            assert!(sent[0].segment.flags.contains(Flags::RST));
+            break;
+        }
+        probes += sent.len();
+        // The peer lives, and keeps its window shut.
+        lone.get_segment(&shut, b"");
+    }
+    assert_eq!(probes, 8);
 }

@@ -4,6 +4,7 @@
 mod support;
 
 mod adversary;
+mod black_hole;
 mod closing;
 mod cookies;
 mod duplicates;
