@@ -3,7 +3,7 @@
 //! | word | meaning |
 //! |---|---|
 //! | `local=ADDR` | an address of the stack; packetdrill's `--local_ip`. May be given several times. Needed. |
-//! | `mtu=BYTES` | largest datagram, packetdrill's `--mtu`. Default 1500 |
+//! | `mtu=BYTES` | largest datagram, packetdrill's `--mtu`. Default 1500, and 1520 if all addresses are IPv6, as its suites are run |
 //! | `seed=N` | initial sequence numbers, ports and hash keys. Default 1 |
 //! | `sysctls=PATH` | where kernel parameters are read from, `/proc/sys` by default; `off`: nowhere |
 
@@ -42,6 +42,10 @@ pub enum FlagsError {
     },
 }
 
+/// Ethernet's.
+const MTU: u16 = 1500;
+/// What leaves the same 1460 octets for a segment over IPv6: scripts are written for that.
+const MTU_V6: u16 = 1520;
 /// Smallest MTU that carries any segment with options (IPv6's least, RFC 8200 5, is larger; scripts use less).
 const LEAST_MTU: u16 = 256;
 /// Frames of 4096 bytes, less headroom and Ethernet header.
@@ -53,9 +57,10 @@ impl Flags {
     /// # Errors
     /// The first word that means nothing, or `NoLocal`.
     pub fn parse(text: &str) -> Result<Self, FlagsError> {
+        let mut mtu = None;
         let mut flags = Self {
             local: Vec::new(),
-            mtu: 1500,
+            mtu: MTU,
             seed: 1,
             sysctls: Some(PathBuf::from("/proc/sys")),
         };
@@ -72,11 +77,13 @@ impl Flags {
                         .map_err(|_| value_error("no IP address".into()))?,
                 ),
                 Some(("mtu", value)) => {
-                    flags.mtu = value
+                    let fits = value
                         .parse()
                         .ok()
-                        .filter(|mtu| (LEAST_MTU..=MOST_MTU).contains(mtu))
-                        .ok_or_else(|| value_error(format!("not in {LEAST_MTU}..={MOST_MTU}")))?;
+                        .filter(|mtu| (LEAST_MTU..=MOST_MTU).contains(mtu));
+                    mtu = Some(fits.ok_or_else(|| {
+                        value_error(format!("not in {LEAST_MTU}..={MOST_MTU}"))
+                    })?);
                 }
                 Some(("seed", value)) => {
                     flags.seed = value.parse().map_err(|_| value_error("no number".into()))?;
@@ -89,6 +96,8 @@ impl Flags {
         if flags.local.is_empty() {
             return Err(FlagsError::NoLocal);
         }
+        let only_v6 = flags.local.iter().all(IpAddr::is_ipv6);
+        flags.mtu = mtu.unwrap_or(if only_v6 { MTU_V6 } else { MTU });
         Ok(flags)
     }
 }

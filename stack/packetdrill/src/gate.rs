@@ -20,6 +20,10 @@ use crate::machine::{Emitted, InjectError, Machine};
 /// never reads the clock, needs so long.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// Real time without any call of the script's thread after which it is taken to wait for the sleeper itself, as
+/// packetdrill does before its next system call (for a second at most). The sleeper then lets time pass.
+const SILENCE: Duration = Duration::from_millis(250);
+
 /// Virtual time that `receive` skips at most in search of a datagram: a day, far beyond any timer of TCP.
 const HORIZON_US: i64 = 24 * 3600 * 1_000_000;
 
@@ -40,6 +44,8 @@ struct Inside {
     callers: Vec<Caller>,
     /// The thread that plays the script: when it blocks, nobody else moves time.
     script: ThreadId,
+    /// Calls of that thread so far.
+    calls: u64,
 }
 
 // SAFETY: a machine holds counted pointers without atomics, all of them to things that it owns itself; no copy of
@@ -62,6 +68,7 @@ impl Gate {
                 machine,
                 callers: Vec::new(),
                 script: thread::current().id(),
+                calls: 0,
             }),
             changed: Condvar::new(),
         }
@@ -69,7 +76,9 @@ impl Gate {
 
     /// A panic in one call must not turn every later one into another riddle.
     fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        inside.calls += u64::from(inside.script == thread::current().id());
+        inside
     }
 
     /// One call that does not block.
@@ -109,11 +118,32 @@ impl Gate {
             slept = true;
             inside.set(me, Phase::Asleep);
             self.changed.notify_all();
-            while inside.phase(me) == Some(Phase::Asleep) {
-                inside = self
-                    .changed
-                    .wait(inside)
-                    .unwrap_or_else(PoisonError::into_inner);
+            inside = self.sleep_until_woken(inside, me);
+        }
+    }
+
+    /// Sleeps until somebody else has made something happen, or until nobody does anything any more.
+    fn sleep_until_woken<'a>(
+        &'a self,
+        mut inside: MutexGuard<'a, Inside>,
+        me: ThreadId,
+    ) -> MutexGuard<'a, Inside> {
+        loop {
+            let calls = inside.calls;
+            let (woken, waited) = self
+                .changed
+                .wait_timeout_while(inside, SILENCE, |inside| {
+                    inside.phase(me) == Some(Phase::Asleep) && inside.calls == calls
+                })
+                .unwrap_or_else(PoisonError::into_inner);
+            inside = woken;
+            if inside.phase(me) != Some(Phase::Asleep) {
+                return inside;
+            }
+            if waited.timed_out() && inside.machine.next_wakeup_us().is_some() {
+                let horizon = inside.machine.now_us() + HORIZON_US;
+                inside.machine.step(horizon);
+                return inside;
             }
         }
     }

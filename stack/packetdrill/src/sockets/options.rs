@@ -20,6 +20,8 @@ use super::tcp_info;
 /// Options of `SOL_TCP` that libc has no name for.
 const TCP_NOTSENT_LOWAT: i32 = 25;
 const TCP_INQ: i32 = 36;
+const TCP_RTO_MAX_MS: i32 = 44;
+const TCP_RTO_MIN_US: i32 = 45;
 
 /// Least values of Linux for SO_RCVBUF and SO_SNDBUF, in the doubled form that getsockopt shows.
 const RCVBUF_MIN: i32 = 2304;
@@ -86,6 +88,18 @@ impl Options {
         }
         if let Some(milliseconds) = number(libc::SOL_TCP, libc::TCP_USER_TIMEOUT) {
             config.user_timeout = Some(Duration::from_millis(milliseconds));
+        }
+        if let Some(milliseconds) = number(libc::SOL_TCP, TCP_RTO_MAX_MS) {
+            config.rto_max = Duration::from_millis(milliseconds);
+        }
+        if let Some(microseconds) = number(libc::SOL_TCP, TCP_RTO_MIN_US) {
+            config.rto_min = Duration::from_nanos(microseconds * 1000);
+        }
+        if let Some(rate) = number(libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE) {
+            config.max_pacing_rate = Some(rate);
+        }
+        if let Some(algorithm) = self.congestion {
+            config.congestion = algorithm;
         }
         if let Some(count) = number(libc::SOL_TCP, libc::TCP_SYNCNT) {
             config.syn_retries = u8::try_from(count).unwrap_or(u8::MAX);
@@ -334,6 +348,8 @@ fn is_kept(level: i32, name: i32) -> bool {
                 | libc::TCP_DEFER_ACCEPT
                 | TCP_NOTSENT_LOWAT
                 | TCP_INQ
+                | TCP_RTO_MAX_MS
+                | TCP_RTO_MIN_US
         ),
         libc::SOL_IP => matches!(
             name,
