@@ -81,9 +81,10 @@ impl Flags {
                         .parse()
                         .ok()
                         .filter(|mtu| (LEAST_MTU..=MOST_MTU).contains(mtu));
-                    mtu = Some(fits.ok_or_else(|| {
-                        value_error(format!("not in {LEAST_MTU}..={MOST_MTU}"))
-                    })?);
+                    mtu =
+                        Some(fits.ok_or_else(|| {
+                            value_error(format!("not in {LEAST_MTU}..={MOST_MTU}"))
+                        })?);
                 }
                 Some(("seed", value)) => {
                     flags.seed = value.parse().map_err(|_| value_error("no number".into()))?;

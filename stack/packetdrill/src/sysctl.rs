@@ -67,8 +67,23 @@ impl Sysctls {
         self.count("tcp_retries2", &mut config.retries);
         self.count("tcp_syn_retries", &mut config.syn_retries);
         self.seconds("tcp_fin_timeout", &mut config.fin_wait_2);
+        self.switch(
+            "tcp_slow_start_after_idle",
+            &mut config.slow_start_after_idle,
+        );
+        if let Some(milliseconds) = self.number("tcp_invalid_ratelimit") {
+            config.challenge_interval = Duration::from_millis(milliseconds);
+        }
+        if let Some(words) = self.words("net/ipv4/tcp_congestion_control")
+            && let Some(Ok(algorithm)) = words.first().map(|name| name.parse())
+        {
+            config.congestion = algorithm;
+        }
         if let Some(milliseconds) = self.number("tcp_rto_max_ms") {
             config.rto_max = Duration::from_millis(milliseconds);
+        }
+        if let Some([_, _, most]) = self.numbers("tcp_rmem").as_deref() {
+            config.receive_buffer = usize::try_from(*most).unwrap_or(usize::MAX);
         }
         if let Some([_, default, _]) = self.numbers("tcp_wmem").as_deref() {
             config.send_buffer = usize::try_from(*default).unwrap_or(usize::MAX);

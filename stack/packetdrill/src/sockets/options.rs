@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 
 use bywash_engine::context::Context;
 use bywash_engine::tcp::time::Duration;
-use bywash_engine::tcp::{Config, KeepAlive};
+use bywash_engine::tcp::{Config, CongestionControl, KeepAlive};
 use bywash_engine::xsk::Port;
 use nix::errno::Errno;
 
@@ -40,7 +40,7 @@ pub(super) struct Options {
     /// Nagle's rule is off.
     pub(super) nodelay: bool,
     pub(super) cork: bool,
-    pub(super) congestion: Option<String>,
+    pub(super) congestion: Option<CongestionControl>,
     /// `connect` has returned 0 once.
     pub(super) connect_told: bool,
 }
@@ -135,8 +135,10 @@ impl Sockets {
         let socket = self.socket_mut(fd)?;
         if (level, name) == (libc::SOL_TCP, libc::TCP_CONGESTION) {
             let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
-            let text = std::str::from_utf8(text).map_err(|_| Errno::ENOENT)?;
-            socket.options.congestion = Some(text.to_owned());
+            let algorithm = std::str::from_utf8(text)
+                .ok()
+                .and_then(|text| text.parse().ok());
+            socket.options.congestion = Some(algorithm.ok_or(Errno::ENOENT)?);
         } else {
             // One octet is enough for IP's options (as in Linux).
             let number = match value {
@@ -185,8 +187,7 @@ impl Sockets {
                 return Ok(tcp_info::encode(info.as_ref(), listens));
             }
             (libc::SOL_TCP, libc::TCP_CONGESTION) => {
-                let name = options.congestion.as_deref().unwrap_or("cubic");
-                let mut bytes = name.as_bytes().to_vec();
+                let mut bytes = defaults.congestion.name().as_bytes().to_vec();
                 // TCP_CA_NAME_MAX of Linux.
                 bytes.resize(16, 0);
                 return Ok(bytes);

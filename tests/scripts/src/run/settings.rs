@@ -70,9 +70,9 @@ impl Settings {
                 "strict_segments" => strict_segments = true,
                 "tcp_ts_tick_usecs" => timestamp_tick_us = number()? as Micros,
                 // About machines, wires and memory that are not here.
-                "mss" | "send_omit_free" | "non_fatal" | "local_ip" | "remote_ip" | "gateway_ip"
-                | "speed" | "tolerance_percent" | "netmask_ip" | "use_expect" | "define" | "D"
-                | "verbose" => {}
+                "mss" | "send_omit_free" | "non_fatal" | "local_ip" | "remote_ip"
+                | "gateway_ip" | "speed" | "tolerance_percent" | "netmask_ip" | "use_expect"
+                | "define" | "D" | "verbose" => {}
                 _ => {
                     return Err(Failure::Unsupported {
                         line: 1,
