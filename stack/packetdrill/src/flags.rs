@@ -49,7 +49,7 @@ const MTU_V6: u16 = 1520;
 /// Smallest MTU that carries any segment with options (IPv6's least, RFC 8200 5, is larger; scripts use less).
 const LEAST_MTU: u16 = 256;
 /// Frames of 4096 bytes, less headroom and Ethernet header.
-const MOST_MTU: u16 = 3800;
+pub(crate) const MOST_MTU: u16 = 3800;
 
 impl Flags {
     /// Reads the words.

@@ -24,7 +24,7 @@
 //! | [`abi`] | packetdrill's table of functions |
 //! | [`flags`], [`sysctl`] | what the command line and the kernel's parameters choose |
 //! | [`gate`] | one lock around all, and the order of time and threads |
-//! | [`machine`] | shard, far end of the wire, clock |
+//! | [`machine`], `segmentation` | shard, far end of the wire, clock; injected segments longer than a frame |
 //! | [`sockets`] | system calls on top of a shard: a service |
 #![deny(unsafe_code)]
 
@@ -32,5 +32,6 @@ pub mod abi;
 pub mod flags;
 pub mod gate;
 pub mod machine;
+mod segmentation;
 pub mod sockets;
 pub mod sysctl;

@@ -16,7 +16,8 @@ use bywash_engine::tcp::time::Instant;
 use bywash_engine::wire::MacAddr;
 use bywash_engine::xsk::{Frame, MemoryConfig, MemoryPort, Port, UmemConfig, XskError};
 
-use crate::flags::Flags;
+use crate::flags::{Flags, MOST_MTU};
+use crate::segmentation;
 use crate::sockets::Sockets;
 use crate::sysctl::Sysctls;
 
@@ -61,6 +62,8 @@ pub struct Machine {
     clock: ManualClock,
     emitted: VecDeque<Emitted>,
     batch: Vec<Frame>,
+    /// Largest datagram of the wire.
+    mtu: u16,
     /// Time of the last turn.
     turned_at: Option<Instant>,
 }
@@ -98,6 +101,7 @@ impl Machine {
             clock,
             emitted: VecDeque::new(),
             batch: Vec::new(),
+            mtu: flags.mtu,
             turned_at: None,
         })
     }
@@ -121,11 +125,26 @@ impl Machine {
         result
     }
 
-    /// Gives the stack a datagram, and lets it act.
+    /// Gives the stack a datagram, and lets it act. A TCP segment longer than a frame arrives in pieces, all at once.
     ///
     /// # Errors
-    /// Nothing has happened then.
+    /// Of a datagram in pieces the first ones may have been posted.
     pub fn inject(&mut self, datagram: &[u8]) -> Result<(), InjectError> {
+        if datagram.len() > usize::from(MOST_MTU) {
+            let most = usize::from(self.mtu);
+            let pieces =
+                segmentation::pieces(datagram, most).ok_or(InjectError::TooLong(datagram.len()))?;
+            pieces.iter().try_for_each(|piece| self.post(piece))?;
+        } else {
+            self.post(datagram)?;
+        }
+        self.far.kick();
+        self.settle();
+        Ok(())
+    }
+
+    /// Puts a frame into the far end's TX ring.
+    fn post(&mut self, datagram: &[u8]) -> Result<(), InjectError> {
         let ethertype: [u8; 2] = match datagram.first().map(|first| first >> 4) {
             Some(4) => [0x08, 0x00],
             Some(6) => [0x86, 0xdd],
@@ -147,9 +166,6 @@ impl Machine {
         if !self.far.transmit(&frame, 0) {
             return Err(InjectError::NoFrame);
         }
-        drop(frame);
-        self.far.kick();
-        self.settle();
         Ok(())
     }
 

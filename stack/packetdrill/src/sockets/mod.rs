@@ -194,8 +194,13 @@ impl Service for Sockets {
             }
             Event::Closed { conn, reason } => self.on_closed(cx, conn, Some(reason)),
             Event::Unreachable { conn, .. } => self.on_closed(cx, conn, None),
-            // A timer only wakes the machine: who waits looks at the clock.
-            Event::Started | Event::Timer { .. } | Event::Stopping => {}
+            // A timer of no socket only wakes the machine: who waits looks at the clock.
+            Event::Timer { token } => {
+                if let Some(socket) = self.sockets.get_mut(&Key(token)) {
+                    socket.on_cork_timer(cx);
+                }
+            }
+            Event::Started | Event::Stopping => {}
         }
     }
 }

@@ -156,11 +156,13 @@ impl Sockets {
         {
             // It has ended in this very turn: the option is kept, and has nothing left to do.
         }
-        if (level, name) == (libc::SOL_TCP, libc::TCP_CORK) && !options.cork {
+        let lets_go = match (level, name) {
+            (libc::SOL_TCP, libc::TCP_CORK) => !options.cork,
+            (libc::SOL_TCP, libc::TCP_NODELAY) => options.nodelay,
+            _ => false,
+        };
+        if lets_go {
             self.uncork(cx, fd)?;
-        }
-        if (level, name) == (libc::SOL_TCP, libc::TCP_NODELAY) && options.nodelay {
-            self.push_corked(cx, fd)?;
         }
         Ok(())
     }

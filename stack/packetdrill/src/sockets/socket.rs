@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 
 use bywash_engine::context::Context;
 use bywash_engine::service::{ConnId, ListenerId, Recv};
+use bywash_engine::tcp::time::Instant;
 use bywash_engine::tcp::{CloseReason, Info};
 use bywash_engine::xsk::{Frame, Port};
 use nix::errno::Errno;
@@ -71,6 +72,8 @@ pub(super) struct Socket {
     pub(super) head: VecDeque<Frame>,
     /// Written under `TCP_CORK` or `MSG_MORE`, and less than a segment.
     pub(super) corked: Vec<u8>,
+    /// Since when something is held back; a timer runs for it.
+    pub(super) corked_since: Option<Instant>,
     /// The last picture of a connection that is gone.
     pub(super) last_info: Option<Box<Info>>,
     pub(super) edges: Edges,
@@ -92,6 +95,7 @@ impl Socket {
             peer_closed: false,
             head: VecDeque::new(),
             corked: Vec::new(),
+            corked_since: None,
             last_info: None,
             edges: Edges::default(),
         }

@@ -15,6 +15,9 @@ use super::{Attempt, Object, Sockets};
 const SIOCOUTQNSD: u64 = 0x894b;
 const SIOCATMARK: u64 = 0x8905;
 
+/// How long a cork holds bytes back at most, as tcp(7) says.
+const CORK_TIME: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// What a call of the `recv` family gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Received {
@@ -118,34 +121,23 @@ impl Sockets {
         };
         let rest = &bytes[progress.done..];
         let taken = socket.offer(cx, conn, rest, flags.more)?;
+        if socket.corked.is_empty() {
+            socket.corked_since = None;
+        } else if socket.corked_since.is_none() {
+            socket.corked_since = Some(cx.now());
+            cx.set_timer(CORK_TIME, key.0);
+        }
         progress.done += taken;
         Ok((progress.done == bytes.len()).then_some(progress.done))
     }
 
-    /// Lets go of what `TCP_CORK` or `MSG_MORE` held back.
+    /// Sends what `TCP_CORK` or `MSG_MORE` held back, whatever the cork says now.
     pub(super) fn uncork<P: Port>(
         &mut self,
         cx: &mut Context<'_, P>,
         fd: RawFd,
     ) -> Result<(), Errno> {
-        self.push_corked(cx, fd)
-    }
-
-    /// Sends what is held back, whatever the cork says.
-    pub(super) fn push_corked<P: Port>(
-        &mut self,
-        cx: &mut Context<'_, P>,
-        fd: RawFd,
-    ) -> Result<(), Errno> {
-        let socket = self.socket_mut(fd)?;
-        if let Some(conn) = socket.conn() {
-            let held = std::mem::take(&mut socket.corked);
-            match cx.send(conn, &held) {
-                Ok(taken) => socket.corked = held[taken..].to_vec(),
-                // The connection is gone, and what was to be sent with it.
-                Err(ConnError::Unknown | ConnError::SendClosed) => {}
-            }
-        }
+        self.socket_mut(fd)?.push_corked(cx);
         Ok(())
     }
 
@@ -209,6 +201,30 @@ impl Sockets {
 }
 
 impl Socket {
+    /// A cork holds for so long and no longer. An earlier hold's timer is ignored.
+    pub(super) fn on_cork_timer<P: Port>(&mut self, cx: &mut Context<'_, P>) {
+        let time = bywash_engine::tcp::time::Duration::from_nanos(CORK_TIME.as_nanos() as u64);
+        if self
+            .corked_since
+            .is_some_and(|since| cx.now().since(since) >= time)
+        {
+            self.push_corked(cx);
+        }
+    }
+
+    /// Sends what is held back.
+    pub(super) fn push_corked<P: Port>(&mut self, cx: &mut Context<'_, P>) {
+        self.corked_since = None;
+        if let Some(conn) = self.conn() {
+            let held = std::mem::take(&mut self.corked);
+            match cx.send(conn, &held) {
+                Ok(taken) => self.corked = held[taken..].to_vec(),
+                // The connection is gone, and what was to be sent with it.
+                Err(ConnError::Unknown | ConnError::SendClosed) => {}
+            }
+        }
+    }
+
     /// Bytes taken from the connection and not yet read.
     pub(super) fn queued(&self) -> usize {
         self.head.iter().map(bywash_engine::xsk::Frame::len).sum()

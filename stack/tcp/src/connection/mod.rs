@@ -141,6 +141,8 @@ struct Control {
     cwnd_limited: bool,
     /// The lost segment still lies in the transmit queue, and that was counted.
     blocked: bool,
+    /// New segments since the last time that nothing more could go.
+    burst: u8,
     /// An ICMP error said that the peer cannot be reached, and nothing has been acknowledged since.
     soft_error: bool,
 }
@@ -148,7 +150,7 @@ struct Control {
 code!(struct Control {
     clock, heard_at, sent_at, small_end, reset, attempts, probes,
     persist_backoff, probe, override_sws, nagle, fin_queued, orphaned, want_writable, syn_lost,
-    cwnd_limited, blocked, soft_error
+    cwnd_limited, blocked, burst, soft_error
 });
 
 /// What is counted; see [`Info`](crate::Info).

@@ -252,6 +252,7 @@ impl<P: Payload> Connection<P> {
     }
 
     fn stop(&mut self, limit: LimitedBy) {
+        self.control.burst = 0;
         if !self.control.blocked {
             self.counters.limited_by = limit;
         }
@@ -282,8 +283,11 @@ impl<P: Payload> Connection<P> {
         if fin {
             segment.flags.insert(Flags::FIN);
         }
-        // RFC 9293 3.9.1.2: push where what the application wrote ends, and where nothing more is there to follow.
-        if len > 0 && (last || push) {
+        // RFC 9293 3.9.1.2: push where what the application wrote ends, where nothing more is there to follow, and where a
+        // burst ends that the windows cut short: the receiver's GRO need not wait for more, and on the wire this is what
+        // Linux's segmentation offload sends.
+        let ends_burst = len > 0 && !again && self.ends_burst(index);
+        if len > 0 && (last || push || ends_burst) {
             segment.flags.insert(Flags::PSH);
         }
         self.snd.on_sent(index, now);
@@ -302,6 +306,20 @@ impl<P: Payload> Connection<P> {
             retransmission: again,
             ecn: Ecn::NotEct,
         }
+    }
+
+    /// Whether the new segment at `index` is not the first of this burst, and the windows let no other go after it.
+    fn ends_burst(&mut self, index: usize) -> bool {
+        self.control.burst = self.control.burst.saturating_add(1);
+        if self.control.burst < 2 || self.snd.is_last(index) {
+            return false;
+        }
+        let limit = self.segment_limit() as u32;
+        let (this, next) = (self.snd.record(index), self.snd.record(index + 1));
+        let desired = next.len.min(limit);
+        let end = this.end() + desired;
+        self.snd.pipe() + this.len + desired > self.congestion.window()
+            || end.after(self.snd.una + self.snd.wnd)
     }
 
     fn on_record_sent(
