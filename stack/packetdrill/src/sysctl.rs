@@ -82,8 +82,10 @@ impl Sysctls {
         if let Some(milliseconds) = self.number("tcp_rto_max_ms") {
             config.rto_max = Duration::from_millis(milliseconds);
         }
-        if let Some([_, _, most]) = self.numbers("tcp_rmem").as_deref() {
-            config.receive_buffer = usize::try_from(*most).unwrap_or(usize::MAX);
+        if let Some([_, default, most]) = self.numbers("tcp_rmem").as_deref() {
+            // Half of the kernel's buffer is for data, as with tcp_adv_win_scale = 1; the largest one decides the shift.
+            config.receive_buffer = usize::try_from(*default / 2).unwrap_or(usize::MAX);
+            config.receive_buffer_max = usize::try_from(*most).unwrap_or(usize::MAX);
         }
         if let Some([_, default, _]) = self.numbers("tcp_wmem").as_deref() {
             config.send_buffer = usize::try_from(*default).unwrap_or(usize::MAX);

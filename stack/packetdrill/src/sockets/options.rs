@@ -79,6 +79,8 @@ impl Options {
         if let Some(bytes) = number(libc::SOL_SOCKET, libc::SO_RCVBUF) {
             // Half of the (doubled) buffer is for data, as with tcp_adv_win_scale = 1.
             config.receive_buffer = usize::try_from(bytes / 2).unwrap_or(usize::MAX);
+            // Who sets a size gets that size.
+            config.receive_buffer_max = 0;
         }
         if let Some(bytes) = number(libc::SOL_SOCKET, libc::SO_SNDBUF) {
             config.send_buffer = usize::try_from(bytes).unwrap_or(usize::MAX);

@@ -87,7 +87,13 @@ impl Sockets {
             received.bytes = bytes;
         }
         if socket.options.tells_queue() {
-            received.left = Some(self.readable(cx, fd)?);
+            let left = self.readable(cx, fd)?;
+            // As Linux: the end of the stream counts as one byte that can be read.
+            received.left = Some(if left == 0 {
+                usize::from(self.is_at_end(cx, fd))
+            } else {
+                left
+            });
         }
         Ok(Some(received))
     }
@@ -139,6 +145,15 @@ impl Sockets {
     ) -> Result<(), Errno> {
         self.socket_mut(fd)?.push_corked(cx);
         Ok(())
+    }
+
+    /// Whether the stream has ended and everything was read.
+    fn is_at_end<P: Port>(&self, cx: &mut Context<'_, P>, fd: RawFd) -> bool {
+        let conn = self.socket(fd).ok().and_then(Socket::conn);
+        conn.is_none_or(|conn| {
+            let level = cx.readiness(conn).unwrap_or_default();
+            level.contains(bywash_engine::tcp::Readiness::READABLE)
+        })
     }
 
     /// Bytes that `recv` would give now (`FIONREAD`).

@@ -2,7 +2,7 @@
 //!
 //! What the stack does not know is zero, as it is in a kernel that does not know it.
 
-use bywash_engine::tcp::{Info, LimitedBy, State};
+use bywash_engine::tcp::{Info, LimitedBy, RecoveryPhase, State};
 
 /// Bytes of the structure, AccECN's counters at its end included, which are always zero here.
 const LEN: usize = size_of::<libc::tcp_info>();
@@ -47,6 +47,16 @@ fn state_number(state: State) -> u8 {
     }
 }
 
+/// Numbers of `enum tcp_ca_state`.
+fn phase_number(phase: RecoveryPhase) -> u8 {
+    match phase {
+        RecoveryPhase::Open => 0,
+        RecoveryPhase::Disorder => 1,
+        RecoveryPhase::Recovery => 3,
+        RecoveryPhase::Loss => 4,
+    }
+}
+
 fn micros(nanos: u64) -> u32 {
     u32::try_from(nanos / 1000).unwrap_or(u32::MAX)
 }
@@ -70,7 +80,8 @@ pub(super) fn encode(info: Option<&Info>, listens: bool) -> Vec<u8> {
     let mss = info.mss.max(1);
     let segments = |bytes: u32| bytes.div_ceil(mss);
     out.u8(state_number(info.state));
-    out.u8(0); // tcpi_ca_state: Open
+    let recovery = &info.recovery;
+    out.u8(phase_number(recovery.phase)); // tcpi_ca_state
     out.u8(0); // tcpi_retransmits
     out.u8(0); // tcpi_probes
     out.u8(0); // tcpi_backoff
@@ -84,9 +95,9 @@ pub(super) fn encode(info: Option<&Info>, listens: bool) -> Vec<u8> {
     out.u32(mss); // tcpi_snd_mss
     out.u32(536); // tcpi_rcv_mss
     out.u32(segments(info.in_flight)); // tcpi_unacked
-    out.u32(0); // tcpi_sacked
-    out.u32(0); // tcpi_lost
-    out.u32(0); // tcpi_retrans
+    out.u32(recovery.sacked_now);
+    out.u32(recovery.lost_now);
+    out.u32(recovery.resent_now); // tcpi_retrans
     out.u32(0); // tcpi_fackets
     for _ in 0..4 {
         out.u32(0); // tcpi_last_{data_sent,ack_sent,data_recv,ack_recv}
@@ -103,7 +114,7 @@ pub(super) fn encode(info: Option<&Info>, listens: bool) -> Vec<u8> {
     out.u32(ssthresh);
     out.u32(info.cwnd / mss); // tcpi_snd_cwnd
     out.u32(mss); // tcpi_advmss
-    out.u32(3); // tcpi_reordering
+    out.u32(recovery.reordering);
     out.u32(0); // tcpi_rcv_rtt
     out.u32(info.rcv_wnd); // tcpi_rcv_space
     out.u32(clamp(info.retransmissions)); // tcpi_total_retrans
@@ -123,10 +134,10 @@ pub(super) fn encode(info: Option<&Info>, listens: bool) -> Vec<u8> {
     out.u64(0); // tcpi_sndbuf_limited
     out.u32(clamp(info.bytes_acked.div_ceil(mss.into()))); // tcpi_delivered
     out.u32(0); // tcpi_delivered_ce
-    out.u64(info.bytes_out); // tcpi_bytes_sent
-    out.u64(0); // tcpi_bytes_retrans
-    out.u32(0); // tcpi_dsack_dups
-    out.u32(0); // tcpi_reord_seen
+    out.u64(info.bytes_out + recovery.resent_bytes); // tcpi_bytes_sent
+    out.u64(recovery.resent_bytes); // tcpi_bytes_retrans
+    out.u32(clamp(recovery.duplicates)); // tcpi_dsack_dups
+    out.u32(clamp(recovery.reordered)); // tcpi_reord_seen
     out.u32(clamp(info.out_of_order)); // tcpi_rcv_ooopack
     out.u32(info.snd_wnd);
     out.u32(info.rcv_wnd);
