@@ -108,6 +108,8 @@ pub struct ShardConfig {
     pub syn_cookies: SynCookies,
     /// Connections that the shard holds at most.
     pub max_connections: u32,
+    /// Connections in TIME-WAIT that the shard remembers; beyond it the oldest is forgotten (Linux's `tcp_max_tw_buckets`).
+    pub max_time_waits: u32,
     /// Local ports of active opens.
     pub local_ports: RangeInclusive<u16>,
     /// RSTs per second that answer segments of no connection.
@@ -143,6 +145,7 @@ impl Default for ShardConfig {
             backlog: 1024,
             syn_cookies: SynCookies::WhenFull,
             max_connections: 1 << 20,
+            max_time_waits: 1 << 18,
             local_ports: 61440..=65535,
             resets_per_second: 1000,
             challenges_per_second: 1000,

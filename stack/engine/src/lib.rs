@@ -47,6 +47,7 @@ mod settings;
 mod slab;
 mod snapshot;
 mod stages;
+mod time_waits;
 mod wheel;
 
 pub use bywash_tcp as tcp;

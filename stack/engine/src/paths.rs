@@ -7,6 +7,7 @@ use bywash_tcp::{Config as TcpConfig, Connection};
 use bywash_wire::{DropReason, Link, Tuple};
 use bywash_xsk::Port;
 
+use crate::flows::Place;
 use crate::host::{Path, Resolution, Unreachable};
 use crate::shard::{Core, Origin};
 
@@ -174,7 +175,16 @@ impl<P: Port> Core<P> {
     ) -> Connection<crate::payload::FramePayload> {
         let mut config = config.clone();
         config.mss = config.mss.min(mss_for(mtu.min(self.config.mtu), &tuple));
-        let iss = self.secrets.initial_sequence(&tuple, self.now);
+        let iss = match self.flows.lookup(&tuple) {
+            Some(Place::TimeWait(index)) => {
+                let old = self.time_waits.get(index);
+                let iss = old.and_then(|one| one.successor(self.now));
+                self.end_time_wait(index);
+                iss
+            }
+            _ => None,
+        };
+        let iss = iss.unwrap_or_else(|| self.secrets.initial_sequence(&tuple, self.now));
         let offset = self.secrets.timestamp_offset(&tuple);
         Connection::connect(&config, tuple, iss, offset, self.now)
     }
@@ -191,12 +201,24 @@ impl<P: Port> Core<P> {
                 .find(|own| own.is_ipv4() == remote.is_ipv4())?
         };
         let Self {
-            local_ports, flows, ..
+            local_ports,
+            flows,
+            time_waits,
+            now,
+            ..
         } = self;
         let tuple = |port| Tuple::tcp(source, port, remote.ip(), remote.port());
-        local_ports
-            .pick(|port| flows.lookup(&tuple(port)).is_some())
-            .map(tuple)
+        let free = local_ports.pick(|port| flows.lookup(&tuple(port)).is_some());
+        // RFC 6191 3: with timestamps a new connection can take the place of one in TIME-WAIT.
+        let chosen = free.or_else(|| {
+            local_ports.pick(|port| match flows.lookup(&tuple(port)) {
+                Some(Place::TimeWait(index)) => time_waits
+                    .get(index)
+                    .is_none_or(|one| one.successor(*now).is_none()),
+                place => place.is_some(),
+            })
+        });
+        chosen.map(tuple)
     }
 
     fn no_path(&mut self, index: u32, reason: Unreachable) {

@@ -37,6 +37,7 @@ pub(crate) struct Counters {
     pub(crate) paths_lost: u64,
     pub(crate) icmp_errors: u64,
     pub(crate) challenges_withheld: u64,
+    pub(crate) time_waits_cut: u64,
     pub(crate) cookies_sent: u64,
     pub(crate) cookies_taken: u64,
     pub(crate) drops: [u64; DropReason::COUNT],
@@ -69,6 +70,7 @@ impl Default for Counters {
             paths_lost: 0,
             icmp_errors: 0,
             challenges_withheld: 0,
+            time_waits_cut: 0,
             cookies_sent: 0,
             cookies_taken: 0,
             drops: [0; DropReason::COUNT],
@@ -186,6 +188,9 @@ pub struct ShardReport {
     pub pools: Vec<PoolReport>,
     /// Flow pools in use.
     pub pools_used: u32,
+    /// Connections in TIME-WAIT of which the service knows the end: not among `connections`.
+    #[serde(default)]
+    pub time_waits: u64,
     /// Flow pools in all.
     pub pools_total: u32,
     /// Frames.
@@ -266,6 +271,7 @@ impl<P: Port> Core<P> {
                 .collect(),
             pools: self.pool_reports(&statistics),
             pools_used: pools_used as u32,
+            time_waits: self.time_waits.len() as u64,
             pools_total: pools_total as u32,
             frames: self.frames(),
             counters: self.named_counters(&statistics),
@@ -349,6 +355,7 @@ impl<P: Port> Core<P> {
             ("paths-lost", own.paths_lost),
             ("icmp-errors", own.icmp_errors),
             ("challenges-withheld", own.challenges_withheld),
+            ("time-waits-cut", own.time_waits_cut),
             ("syn-cookies-sent", own.cookies_sent),
             ("syn-cookies-taken", own.cookies_taken),
             ("frames-received", port.received),

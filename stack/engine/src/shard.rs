@@ -38,6 +38,7 @@ use crate::report::Counters;
 use crate::service::{ConnId, Event, Luggage, Service};
 use crate::slab::Slab;
 use crate::steering::Steering;
+use crate::time_waits::TimeWaits;
 use crate::wheel::Wheel;
 
 /// How long a shard that ends tries to get its RSTs into the TX ring.
@@ -139,6 +140,7 @@ pub struct Core<P: Port> {
 
     pub(crate) conns: Slab<Conn>,
     pub(crate) flows: FlowTable,
+    pub(crate) time_waits: TimeWaits,
     pub(crate) listeners: Listeners,
     pub(crate) local_ports: LocalPorts,
     pub(crate) pools: Pools,
@@ -235,6 +237,7 @@ impl<P: Port> Core<P> {
             now,
             conns: Slab::new(),
             flows: FlowTable::default(),
+            time_waits: TimeWaits::default(),
             listeners: Listeners::default(),
             local_ports,
             pools,
@@ -333,6 +336,7 @@ impl<P: Port> Core<P> {
         };
         [
             self.wheel.next_wakeup(),
+            self.time_waits.next_wakeup(),
             service,
             stopping,
             self.moves

@@ -14,6 +14,12 @@ pub(crate) struct Slab<T> {
     free: Vec<u32>,
 }
 
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> Slab<T> {
     pub(crate) fn new() -> Self {
         Self {
@@ -67,6 +73,10 @@ impl<T> Slab<T> {
             return None;
         }
         place.value.as_mut()
+    }
+
+    pub(crate) fn get(&self, index: u32) -> Option<&T> {
+        self.places.get(index as usize)?.value.as_ref()
     }
 
     pub(crate) fn by_index(&mut self, index: u32) -> Option<&mut T> {

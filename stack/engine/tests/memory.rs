@@ -80,6 +80,8 @@ fn loss_and_late_completions_lose_no_byte() {
             client.done, client.closed
         );
         assert!(!client.corrupt, "seed {seed}");
+        // The other end has its last ACK and its last completions still before it.
+        world.run(MINUTE, |_, _| false);
         let report = world.pair.b.report();
         assert_eq!(report.frames.tx_free, report.frames.tx_total, "seed {seed}");
     }
@@ -303,4 +305,75 @@ fn cookies_let_everybody_in_when_no_half_open_place_is_left() {
         assert!(counters["syn-cookies-sent"] >= 40);
         assert_eq!(counters["connections-opened"], 40, "SYNs made none");
     }
+}
+
+/// Who closes first has TIME-WAIT: its service knows the end at once, and only a rest is kept for a minute.
+#[test]
+fn time_wait_is_kept_apart_from_connections() {
+    let config = ShardConfig::default();
+    let client = Client::new(300, 100, 100);
+    let mut world = World::new(&config, client, Echo::default(), Faults::default(), 41);
+    assert!(world.run(Duration::from_secs(5), |client, _| client.is_complete()));
+    world.run(Duration::from_secs(1), |_, _| false);
+    let (a, b) = (world.pair.a.report(), world.pair.b.report());
+    assert_eq!((a.connections.len(), b.connections.len()), (0, 0));
+    assert_eq!(a.time_waits + b.time_waits, 300);
+    world.run(MINUTE + Duration::from_secs(1), |_, _| false);
+    let (a, b) = (world.pair.a.report(), world.pair.b.report());
+    assert_eq!(a.time_waits + b.time_waits, 0);
+}
+
+/// Five local ports, five hundred connections: those in TIME-WAIT give way, since timestamps tell old from new (RFC 6191).
+#[test]
+fn ports_in_time_wait_are_used_again() {
+    let config = ShardConfig {
+        local_ports: 61440..=61444,
+        ..ShardConfig::default()
+    };
+    let (mut opened, mut refused) = (0, 0);
+    let mut world = World::new(
+        &config,
+        Client::new(0, 50, 50),
+        Echo::default(),
+        Faults::default(),
+        42,
+    );
+    for _ in 0..20 {
+        world.pair.a.with_context(|client, cx| {
+            for _ in 0..5 {
+                match client.open(cx) {
+                    Ok(()) => opened += 1,
+                    Err(_) => refused += 1,
+                }
+            }
+        });
+        // A second, so that the timestamp clock has moved on.
+        world.run(Duration::from_millis(1500), |_, _| false);
+    }
+    assert_eq!((opened, refused), (100, 0));
+    assert_eq!(world.pair.a.service().done, 100);
+}
+
+/// A table of a fixed size: the oldest goes, and is counted.
+#[test]
+fn time_waits_are_bounded() {
+    let config = ShardConfig {
+        max_time_waits: 10,
+        ..ShardConfig::default()
+    };
+    let mut world = World::new(
+        &config,
+        Client::new(40, 50, 50),
+        Echo::default(),
+        Faults::default(),
+        43,
+    );
+    assert!(world.run(Duration::from_secs(5), |client, _| client.is_complete()));
+    world.run(Duration::from_secs(1), |_, _| false);
+    let (a, b) = (world.pair.a.report(), world.pair.b.report());
+    assert!(a.time_waits <= 10 && b.time_waits <= 10);
+    assert_eq!(
+        a.counters["time-waits-cut"] + b.counters["time-waits-cut"],
+        30
+    );
 }

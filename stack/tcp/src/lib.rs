@@ -20,6 +20,7 @@
 //! | `congestion` | how much may be on the way, and how fast it may leave |
 //! | `rate`, `pacing` | how fast the path delivers, and segments leave |
 //! | `rtt`, `timer`, [`time`] | the retransmission time-out, named deadlines, nanoseconds |
+//! | `time_wait` | what is left of a connection in TIME-WAIT |
 //! | `cookie` | SYN cookies: a handshake without a connection |
 //! | `listener`, `reset` | the states LISTEN and CLOSED |
 //! | `config`, `event`, `info`, `payload` | what goes in and comes out |
@@ -90,6 +91,7 @@ mod snapshot;
 mod snd;
 mod state;
 pub mod time;
+mod time_wait;
 mod timer;
 
 pub use config::{Config, KeepAlive, MtuProbing};
@@ -104,3 +106,4 @@ pub use payload::{COPYBREAK, Payload};
 pub use reset::reset_for;
 pub use snapshot::SnapshotError;
 pub use state::State;
+pub use time_wait::{TimeWait, TimeWaitAnswer};

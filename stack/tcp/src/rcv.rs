@@ -205,6 +205,11 @@ impl<P: Payload> Receiver<P> {
         field
     }
 
+    /// The field of the window that the peer knows.
+    pub(crate) fn offered(&self) -> u16 {
+        self.field_of(self.window()).min(u32::from(u16::MAX)) as u16
+    }
+
     /// A window already offered, rounded up: rounding down would take back a promise (RFC 7323 2.4).
     fn field_of(&self, window: u32) -> u32 {
         window.div_ceil(1 << self.wscale)

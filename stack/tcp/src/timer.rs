@@ -58,6 +58,10 @@ impl Timers {
         *self = Self::default();
     }
 
+    pub(crate) fn deadline(&self, timer: Timer) -> Option<Instant> {
+        self.deadlines[timer as usize].map(|at| Instant::from_nanos(at.get() - 1))
+    }
+
     pub(crate) fn is_armed(&self, timer: Timer) -> bool {
         self.deadlines[timer as usize].is_some()
     }

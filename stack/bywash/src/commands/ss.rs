@@ -101,7 +101,7 @@ pub(crate) fn shard(out: &mut impl Write, shard: &ShardReport) -> io::Result<()>
     let frames = &shard.frames;
     writeln!(
         out,
-        "  shard {}: pools {}/{}, frames free rx {}/{} tx {}/{}",
+        "  shard {}: pools {}/{}, frames free rx {}/{} tx {}/{}, in TIME-WAIT {}",
         shard.shard,
         shard.pools_used,
         shard.pools_total,
@@ -109,6 +109,7 @@ pub(crate) fn shard(out: &mut impl Write, shard: &ShardReport) -> io::Result<()>
         frames.rx_total,
         frames.tx_free,
         frames.tx_total,
+        shard.time_waits,
     )?;
     counters(out, "    counters", shard.counters.iter())?;
     counters(out, "    drops", shard.drops.iter())?;

@@ -3,7 +3,7 @@
 //! Late in the turn, so that this burst's ACKs leave with it. Connections take turns by a quantum
 //! of segments; whoever cannot send for want of ring room or frames stays in the queue.
 
-use bywash_tcp::{State, Transmit};
+use bywash_tcp::{CloseReason, State, Transmit};
 use bywash_wire::checksum::Sum;
 use bywash_wire::{DropReason, Ecn, Link, Segment, Tuple};
 use bywash_xsk::Port;
@@ -106,8 +106,8 @@ impl<P: Port> Core<P> {
         };
         conn.ready = false;
         if !conn.tcp.is_closed() {
-            if conn.pool.is_some() && conn.tcp.state() == State::TimeWait {
-                self.demote(index);
+            if conn.tcp.state() == State::TimeWait {
+                return self.enter_time_wait(index);
             }
             self.await_completion(index);
             return self.rearm(index);
@@ -116,6 +116,23 @@ impl<P: Port> Core<P> {
         if conn.told {
             self.forget(index);
         }
+    }
+
+    /// What the application has not read yet keeps the connection whole; else its service hears of the end now, and all
+    /// but a rest goes.
+    fn enter_time_wait(&mut self, index: u32) {
+        self.demote(index);
+        let Some(conn) = self.conns.by_index(index) else {
+            return;
+        };
+        if conn.told {
+            return self.keep_time_wait(index);
+        }
+        if conn.ended.is_none() {
+            conn.ended = Some(CloseReason::Finished);
+            self.mark_dirty(index);
+        }
+        self.rearm(index);
     }
 
     fn rearm(&mut self, index: u32) {

@@ -11,6 +11,7 @@ use bywash_xsk::{Frame, Port};
 
 use crate::config::PoolPolicy;
 use crate::directory::Handed;
+use crate::flows::Place;
 use crate::payload::FramePayload;
 use crate::pools::{CONTROL, PRIMARY, moves};
 use crate::service::Event;
@@ -130,7 +131,12 @@ impl<P: Port> Core<P> {
             self.counters.partial_checksums += u64::from(decoded.partial_checksum);
         }
         match self.flows.lookup(&decoded.tuple) {
-            Some(index) => self.on_flow_segment(index, &decoded, frame, arrival),
+            Some(Place::Connection(index)) => {
+                self.on_flow_segment(index, &decoded, frame, arrival);
+            }
+            Some(Place::TimeWait(index)) => {
+                self.on_time_wait_segment(index, &decoded, frame, arrival);
+            }
             None => self.on_stray_segment(&decoded, frame, arrival),
         }
     }
@@ -216,7 +222,7 @@ impl<P: Port> Core<P> {
     }
 
     /// A segment of no connection of this shard.
-    fn on_stray_segment(&mut self, decoded: &Decoded, frame: Frame, arrival: Arrival) {
+    pub(crate) fn on_stray_segment(&mut self, decoded: &Decoded, frame: Frame, arrival: Arrival) {
         let tuple = decoded.tuple;
         if self.config.shards > 1
             && let Some(owner) = self.directory.owner(&tuple)
@@ -343,7 +349,7 @@ impl<P: Port> Core<P> {
 
     /// Makes the connection findable by its tuple.
     pub(crate) fn enlist(&mut self, tuple: &Tuple, index: u32) {
-        self.flows.insert(*tuple, index);
+        self.flows.insert(*tuple, Place::Connection(index));
         if self.config.shards > 1 {
             self.directory.insert(tuple, self.config.index);
         }

@@ -9,7 +9,7 @@ use bywash_engine::clock::ManualClock;
 use bywash_engine::config::ShardConfig;
 use bywash_engine::context::{ConnOptions, Context};
 use bywash_engine::memory::{ADDRESSES_B, MemoryPair};
-use bywash_engine::service::{ConnId, Event, Recv, Service};
+use bywash_engine::service::{ConnId, ConnectError, Event, Recv, Service};
 use bywash_engine::tcp::CloseReason;
 use bywash_engine::xsk::{Fate, MemoryConfig, MemoryPort, Port};
 
@@ -167,6 +167,18 @@ impl Client {
         }
     }
 
+    /// Begins one more connection.
+    pub(crate) fn open<P: Port>(&mut self, cx: &mut Context<'_, P>) -> Result<(), ConnectError> {
+        let conn = cx.connect(self.remote, self.options)?;
+        let stream = Stream {
+            sent: 0,
+            received: 0,
+            finished: false,
+        };
+        self.streams.insert(conn, stream);
+        Ok(())
+    }
+
     /// Reads on after a stall.
     pub(crate) fn resume<P: Port>(&mut self, cx: &mut Context<'_, P>) {
         self.stall_after = None;
@@ -182,17 +194,7 @@ impl Service for Client {
         match event {
             Event::Started => {
                 for _ in 0..self.connections {
-                    let conn = cx
-                        .connect(self.remote, self.options)
-                        .expect("ports are free");
-                    self.streams.insert(
-                        conn,
-                        Stream {
-                            sent: 0,
-                            received: 0,
-                            finished: false,
-                        },
-                    );
+                    self.open(cx).expect("ports are free");
                 }
             }
             Event::Connected { conn } => {

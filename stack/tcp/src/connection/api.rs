@@ -13,6 +13,7 @@ use crate::snapshot::{Code, Reader, SnapshotError, begin};
 use crate::snd::SendQueue;
 use crate::state::{Input, Phase, State};
 use crate::time::Instant;
+use crate::time_wait::TimeWait;
 use crate::timer::Timer;
 
 impl<P: Payload> Connection<P> {
@@ -251,6 +252,26 @@ impl<P: Payload> Connection<P> {
             }
             _ => segment.seq.after(self.rcv.nxt),
         }
+    }
+
+    /// What must be kept of a connection in TIME-WAIT, so that the rest of it can go; `None` in other states. Unread data and
+    /// acknowledgments owed are not kept: to be asked when everything was read, and after `poll_transmit` has given `None`.
+    pub fn time_wait(&self) -> Option<TimeWait> {
+        let until = self.timers.deadline(Timer::Linger)?;
+        (self.phase == Phase::TimeWait).then(|| TimeWait {
+            tuple: self.tuple,
+            snd_nxt: self.snd.nxt,
+            rcv_nxt: self.rcv.nxt,
+            window: self.rcv.window(),
+            window_field: self.rcv.offered(),
+            timestamps: self
+                .agreed
+                .timestamps
+                .then_some((self.agreed.ts_offset, self.agreed.ts_recent)),
+            time: self.config.msl * 2,
+            until,
+            answered_at: None,
+        })
     }
 
     /// Appends the connection to `out`, in the versioned format that [`restore`](Self::restore) reads; `bytes` gives the

@@ -16,6 +16,7 @@ mod receive_buffer;
 mod recovery;
 mod segment_arrives;
 mod segment_space;
+mod time_wait;
 mod transfer;
 mod undo;
 mod window;
