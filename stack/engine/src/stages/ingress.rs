@@ -232,7 +232,7 @@ impl<P: Port> Core<P> {
             }
             // Ours, and not here yet: it is in the inbox.
             self.adopt_travellers();
-            if let Some(index) = self.flows.lookup(&tuple) {
+            if let Some(index) = self.flows.connection(&tuple) {
                 return self.on_flow_segment(index, decoded, frame, arrival);
             }
         }

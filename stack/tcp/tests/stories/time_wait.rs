@@ -10,6 +10,7 @@ fn waiting(config: &Config) -> (Pair, TimeWait, Segment) {
     let mut pair = Pair::established(config, config);
     pair.a.send(b"some data");
     pair.a.close_when_sent = true;
+    pair.run_until(|pair| pair.b.state() == State::CloseWait);
     pair.b.close_when_sent = true;
     pair.run_until(|pair| pair.a.state() == State::TimeWait && pair.b.state() == State::Closed);
     let rest = pair.a.tcp().time_wait().expect("in TIME-WAIT");
