@@ -43,6 +43,40 @@ pub fn emit(
     segment: &Segment,
     payload: Sum,
 ) {
+    let (tcp, pseudo, sum) = write(header, link, tuple, ecn, hop_limit, segment);
+    let checksum = pseudo.then(sum).then(payload).finish();
+    tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// As [`emit`], but the checksum field gets the pseudo header's sum only: for a sender behind us that completes it. Returns
+/// where the TCP header begins in `header`, the first octet that the checksum covers; the field is 16 octets behind it.
+///
+/// # Panics
+/// As [`emit`].
+#[inline]
+pub fn emit_partial(
+    header: &mut [u8],
+    link: &Link,
+    tuple: &Tuple,
+    ecn: Ecn,
+    hop_limit: u8,
+    segment: &Segment,
+) -> usize {
+    let (tcp, pseudo, _) = write(header, link, tuple, ecn, hop_limit, segment);
+    tcp[16..18].copy_from_slice(&pseudo.partial().to_be_bytes());
+    link.header_len() + ip_header_len(tuple)
+}
+
+/// All headers with a TCP checksum of 0; the TCP header again, the pseudo header's sum and the TCP header's.
+#[inline(always)]
+fn write<'a>(
+    header: &'a mut [u8],
+    link: &Link,
+    tuple: &Tuple,
+    ecn: Ecn,
+    hop_limit: u8,
+    segment: &Segment,
+) -> (&'a mut [u8], Sum, Sum) {
     assert_eq!(
         header.len(),
         header_len(link, tuple, segment),
@@ -70,9 +104,6 @@ pub fn emit(
         _ => panic!("a flow between two address families"),
     }
     let sum = tcp::write(tcp, tuple.local_port, tuple.remote_port, segment);
-    let checksum = pseudo_header(tuple.local, tuple.remote, tuple.protocol, segment_len)
-        .then(sum)
-        .then(payload)
-        .finish();
-    tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
+    let pseudo = pseudo_header(tuple.local, tuple.remote, tuple.protocol, segment_len);
+    (tcp, pseudo, sum)
 }

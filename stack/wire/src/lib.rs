@@ -65,7 +65,7 @@ mod words;
 pub use decode::{ChecksumPolicy, Decoded, decode};
 pub use drop_reason::DropReason;
 pub use ecn::Ecn;
-pub use emit::{emit, header_len};
+pub use emit::{emit, emit_partial, header_len};
 pub use ethernet::Link;
 pub use icmp::{IcmpError, IcmpKind, decode_icmp};
 pub use mac::MacAddr;

@@ -6,8 +6,10 @@
 
 use core::time::Duration;
 
+use crate::busy_poll::BusyPollConfig;
 use crate::error::XskError;
 use crate::socket::KERNEL_TX_BUDGET;
+use crate::tx_checksum::TxChecksum;
 
 /// How a UMEM is cut up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +168,10 @@ pub struct XskConfig {
     /// Descriptors that one `sendto` may take in copy mode; `None` leaves the kernel's 32. Kernels without the option
     /// are told by [`crate::XskPort::tx_budget`].
     pub tx_budget: Option<u32>,
+    /// Busy polling, if it is wanted; [`crate::XskPort::modes`] says what became of it.
+    pub busy_poll: Option<BusyPollConfig>,
+    /// Who completes the checksums of sent packets; in zero-copy mode always software.
+    pub tx_checksum: TxChecksum,
     /// How long a bind is retried while a former owner of the queue is still being torn down (7-20 ms is usual).
     pub bind_patience: Duration,
 }
@@ -184,6 +190,8 @@ impl XskConfig {
             fill_reserve: 1024,
             tx_outstanding_max: None,
             tx_budget: Some(256),
+            busy_poll: None,
+            tx_checksum: TxChecksum::Software,
             bind_patience: Duration::from_millis(500),
         }
     }

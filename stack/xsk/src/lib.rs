@@ -19,6 +19,8 @@
 //! | [`umem`] | who holds which chunk; the two-release rule; the ledger |
 //! | [`frame`] | the move-only 16-byte token |
 //! | `ring` | producer and consumer cursors, written once for all four rings |
+//! | `busy_poll` | the driver's NAPI, run by our own system calls |
+//! | `tx_checksum` | checksums that the kernel completes |
 //! | `socket` | one AF_XDP socket: options, mappings, bind |
 //! | [`port`] | what the engine sees of a queue |
 //! | [`xsk_port`] | a queue of a device |
@@ -27,6 +29,7 @@
 //! | [`virtual_port`] | a queue whose device is code |
 //! | [`mapped_array`] | a BPF array that the XDP program writes, in our memory |
 
+mod busy_poll;
 pub mod config;
 pub mod error;
 pub mod frame;
@@ -38,11 +41,13 @@ pub mod region;
 mod ring;
 mod socket;
 pub mod statistics;
+mod tx_checksum;
 pub mod umem;
 pub mod virtual_port;
 pub mod waker;
 pub mod xsk_port;
 
+pub use busy_poll::{BusyPoll, BusyPollConfig};
 pub use config::{BindMode, MemoryConfig, PoolClass, RingSizes, UmemConfig, XskConfig};
 pub use error::XskError;
 pub use frame::Frame;
@@ -53,7 +58,8 @@ pub use port::Port;
 pub use region::{LeaseDesc, RegionView, RxLease};
 pub use socket::Mode;
 pub use statistics::{KernelStatistics, Statistics};
+pub use tx_checksum::{PartialChecksum, TxChecksum};
 pub use umem::{Ledger, LedgerError, Umem};
 pub use virtual_port::{Received, VirtualPort, VirtualQueue};
 pub use waker::Waker;
-pub use xsk_port::{TxBudget, XskPort};
+pub use xsk_port::{KernelModes, TxBudget, XskPort};

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use crate::frame::Frame;
 use crate::statistics::Statistics;
+use crate::tx_checksum::PartialChecksum;
 use crate::umem::Umem;
 use crate::waker::Waker;
 
@@ -59,6 +60,26 @@ pub trait Port {
     /// queued already, belongs to another UMEM, has fewer than `header_len` bytes of headroom, or would be empty. The
     /// statistics tell the two apart.
     fn transmit(&mut self, frame: &Frame, header_len: usize) -> bool;
+
+    /// Whether [`transmit_partial`](Self::transmit_partial) takes frames: somebody behind the port completes checksums.
+    fn completes_checksums(&self) -> bool {
+        false
+    }
+
+    /// As `transmit`, for a packet whose checksum is still to be completed. `false` also where nobody would.
+    fn transmit_partial(
+        &mut self,
+        _frame: &mut Frame,
+        _header_len: usize,
+        _checksum: PartialChecksum,
+    ) -> bool {
+        false
+    }
+
+    /// Something that people should know of and that has not been told yet.
+    fn complaint(&mut self) -> Option<&'static str> {
+        None
+    }
 
     /// Hands everything posted to the kernel, with a system call only if it asks for one. Returns the number of system
     /// calls (0 or 1; in copy mode one for each budget's worth of descriptors). What the kernel could not take now is

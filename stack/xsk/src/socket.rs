@@ -14,14 +14,20 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Instant;
 
+use crate::busy_poll::{BusyPoll, BusyPollConfig};
 use crate::config::{BindMode, XskConfig};
 use crate::error::XskError;
 use crate::region::Region;
 use crate::ring::{CompletionRing, FillRing, RxRing, TxRing};
 use crate::statistics::KernelStatistics;
+use crate::tx_checksum::{METADATA_LEN, TxChecksum, registration_error};
 
 /// `XDP_MAX_TX_SKB_BUDGET` of if_xdp.h (Linux 6.17), which libc does not have yet.
 const XDP_MAX_TX_SKB_BUDGET: c_int = 9;
+
+// asm-generic/socket.h (Linux 5.11), which libc lacks on some targets.
+const SO_PREFER_BUSY_POLL: c_int = 69;
+const SO_BUSY_POLL_BUDGET: c_int = 70;
 
 /// Descriptors that one `sendto` takes in copy mode unless told otherwise (`TX_BATCH_SIZE`).
 pub(crate) const KERNEL_TX_BUDGET: u32 = 32;
@@ -59,10 +65,14 @@ impl Socket {
     }
 
     fn set<T>(&self, name: c_int, value: &T) -> io::Result<()> {
+        self.set_at(libc::SOL_XDP, name, value)
+    }
+
+    fn set_at<T>(&self, level: c_int, name: c_int, value: &T) -> io::Result<()> {
         let len = size_of::<T>() as libc::socklen_t;
         let value = core::ptr::from_ref(value).cast();
         // SAFETY: `value` is readable for `len` bytes.
-        match unsafe { libc::setsockopt(self.fd.as_raw_fd(), libc::SOL_XDP, name, value, len) } {
+        match unsafe { libc::setsockopt(self.fd.as_raw_fd(), level, name, value, len) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
@@ -71,27 +81,43 @@ impl Socket {
     /// # Safety
     /// `T` is the C struct of option `name`: integers only.
     unsafe fn ask<T>(&self, name: c_int) -> io::Result<T> {
+        // SAFETY: the caller's promise.
+        unsafe { self.ask_at(libc::SOL_XDP, name) }
+    }
+
+    /// # Safety
+    /// As for `ask`.
+    unsafe fn ask_at<T>(&self, level: c_int, name: c_int) -> io::Result<T> {
         let mut value = MaybeUninit::<T>::zeroed();
         let mut len = size_of::<T>() as libc::socklen_t;
         let at = value.as_mut_ptr().cast();
         // SAFETY: `value` is writable for `len` bytes.
-        match unsafe { libc::getsockopt(self.fd.as_raw_fd(), libc::SOL_XDP, name, at, &mut len) } {
+        match unsafe { libc::getsockopt(self.fd.as_raw_fd(), level, name, at, &mut len) } {
             // SAFETY: zeroed, and written as far as the kernel knows the struct; the caller says that it is integers.
             0 => Ok(unsafe { value.assume_init() }),
             _ => Err(io::Error::last_os_error()),
         }
     }
 
-    /// Gives the kernel the memory, with no room for TX metadata: it would have to lie before each packet.
-    pub(crate) fn register(&self, region: &Region, chunk_size: u32) -> Result<(), XskError> {
+    /// Gives the kernel the memory. Room for TX metadata before each packet it gets only if checksums are left to it.
+    pub(crate) fn register(
+        &self,
+        region: &Region,
+        chunk_size: u32,
+        checksum: TxChecksum,
+    ) -> Result<(), XskError> {
+        let (flags, tx_metadata_len) = match checksum {
+            TxChecksum::Software => (0, 0),
+            TxChecksum::Kernel => (libc::XDP_UMEM_TX_METADATA_LEN, METADATA_LEN as u32),
+        };
         let registration = libc::xdp_umem_reg {
             addr: region.base() as u64,
             len: region.bytes() as u64,
             chunk_size,
             // XDP's own 256 bytes are before each received packet anyway.
             headroom: 0,
-            flags: 0,
-            tx_metadata_len: 0,
+            flags,
+            tx_metadata_len,
         };
         self.set(libc::XDP_UMEM_REG, &registration)
             .map_err(|error| match error.raw_os_error() {
@@ -100,7 +126,7 @@ impl Socket {
                     bytes: region.bytes() as u64,
                     limit: memory_lock_limit(),
                 },
-                _ => XskError::from_errno("XDP_UMEM_REG", error),
+                _ => registration_error(error, checksum),
             })
     }
 
@@ -224,6 +250,45 @@ impl Socket {
         })
     }
 
+    /// Lets system calls on this bound socket poll the driver's NAPI, where the driver names one.
+    pub(crate) fn busy_poll(&self, config: BusyPollConfig) -> BusyPoll {
+        match self.try_busy_poll(config) {
+            Ok(napi) => BusyPoll::On { napi },
+            Err(reason) => BusyPoll::Unavailable { reason },
+        }
+    }
+
+    fn try_busy_poll(&self, config: BusyPollConfig) -> Result<u32, String> {
+        // SAFETY: the option is an unsigned int.
+        let napi: u32 = unsafe { self.ask_at(libc::SOL_SOCKET, libc::SO_INCOMING_NAPI_ID) }
+            .map_err(|error| format!("SO_INCOMING_NAPI_ID: {error}"))?;
+        if napi == 0 {
+            return Err(
+                "the driver names no NAPI for this queue (SO_INCOMING_NAPI_ID is 0)".to_owned(),
+            );
+        }
+        let options = [
+            (SO_PREFER_BUSY_POLL, "SO_PREFER_BUSY_POLL", 1),
+            (libc::SO_BUSY_POLL, "SO_BUSY_POLL", config.time_us),
+            (
+                SO_BUSY_POLL_BUDGET,
+                "SO_BUSY_POLL_BUDGET",
+                config.budget.into(),
+            ),
+        ];
+        for (option, name, value) in options {
+            self.set_at(libc::SOL_SOCKET, option, &value)
+                .map_err(|error| format!("{name} = {value}: {error}"))?;
+        }
+        Ok(napi)
+    }
+
+    /// Takes [`busy_poll`](Self::busy_poll) back.
+    pub(crate) fn no_busy_poll(&self) -> io::Result<()> {
+        self.set_at(libc::SOL_SOCKET, SO_PREFER_BUSY_POLL, &0u32)?;
+        self.set_at(libc::SOL_SOCKET, libc::SO_BUSY_POLL, &0u32)
+    }
+
     /// The kernel's counters; `None` if it would not tell. It takes the lock that sending in copy mode holds.
     pub(crate) fn statistics(&self) -> Option<KernelStatistics> {
         // SAFETY: the option's struct, of integers.
@@ -257,7 +322,8 @@ impl Socket {
         }
     }
 
-    /// Makes a zero-copy driver look at the fill ring. It has no result: the ring's flag tells whether it worked.
+    /// Makes a zero-copy driver look at the fill ring, and with busy polling runs the driver. It has no result: the rings tell
+    /// whether it worked.
     pub(crate) fn wake_rx(&self) {
         let (nothing, nowhere, no_len) = (
             core::ptr::null_mut(),

@@ -41,6 +41,10 @@ pub struct Statistics {
     pub last_kick_errno: i32,
     /// System calls that asked a zero-copy driver to look at the fill ring.
     pub rx_wakeups: u64,
+    /// System calls that let the kernel poll the driver's NAPI.
+    pub busy_polls: u64,
+    /// Times that sent frames did not complete, and the kernel was called without its having asked.
+    pub tx_stalls: u64,
     /// System calls of `wait` that failed for another reason than a signal.
     pub wait_errors: u64,
     /// Receive descriptors that named a chunk which the kernel did not have. Always 0, or the kernel is at fault.

@@ -14,7 +14,9 @@
 use core::time::Duration;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
+use std::time::Instant;
 
+use crate::busy_poll::{BusyPoll, TxWatch};
 use crate::config::{XskConfig, pool_rings};
 use crate::error::XskError;
 use crate::frame::Frame;
@@ -23,6 +25,7 @@ use crate::port::Port;
 use crate::ring::{CompletionRing, Descriptor, FillRing, RxRing, TxRing};
 use crate::socket::{KERNEL_TX_BUDGET, Mode, Socket, interface_index};
 use crate::statistics::Statistics;
+use crate::tx_checksum::{METADATA_LEN, PartialChecksum, TxChecksum};
 use crate::umem::Umem;
 use crate::waker::Waker;
 
@@ -67,6 +70,19 @@ impl Receiver {
     }
 }
 
+/// What was asked of the kernel, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelModes {
+    /// Copy or zero copy, as the kernel tells it (`XDP_OPTIONS`).
+    pub bind: Mode,
+    /// What one `sendto` takes in copy mode.
+    pub tx_budget: TxBudget,
+    /// Who completes the checksums of sent packets: software in zero-copy mode, whatever was asked for.
+    pub tx_checksum: TxChecksum,
+    /// Busy polling.
+    pub busy_poll: BusyPoll,
+}
+
 /// A queue of a device, served by AF_XDP sockets.
 ///
 /// The field order matters: the rings are unmapped before their socket closes, or the kernel would keep it.
@@ -77,8 +93,9 @@ pub struct XskPort {
     /// By ring index; the first is the primary.
     receivers: Vec<Receiver>,
     umem: Rc<Umem>,
-    mode: Mode,
-    tx_budget: TxBudget,
+    modes: KernelModes,
+    tx_watch: TxWatch,
+    complaint: Option<&'static str>,
     outstanding: u32,
     outstanding_max: u32,
     waker: Waker,
@@ -97,7 +114,7 @@ impl XskPort {
         let ifindex = interface_index(&config.interface)?;
         let primary = Socket::new()?;
         let umem = Umem::new(&config.umem)?;
-        primary.register(umem.region(), config.umem.chunk_size)?;
+        primary.register(umem.region(), config.umem.chunk_size, config.tx_checksum)?;
         let mut fill = primary.fill_ring(config.rings.fill)?;
         let completion = primary.completion_ring(completion_size(config))?;
         let tx = primary.tx_ring(config.rings.tx)?;
@@ -106,7 +123,19 @@ impl XskPort {
         // Some drivers want buffers at bind.
         fill_up(&umem, &mut fill);
         let bind_wait = primary.socket.bind_primary(config, ifindex)?;
-        let mode = primary.socket.mode()?;
+        let bind = primary.socket.mode()?;
+        let modes = KernelModes {
+            bind,
+            tx_budget,
+            tx_checksum: match bind {
+                Mode::Copy => config.tx_checksum,
+                Mode::ZeroCopy => TxChecksum::Software,
+            },
+            busy_poll: match config.busy_poll {
+                Some(wanted) => primary.socket.busy_poll(wanted),
+                None => BusyPoll::Off,
+            },
+        };
         let mut receivers = vec![primary];
         for size in core::iter::once(config.rings.control).chain(pool_rings(&config.pools)) {
             let receiver = Receiver::new(Socket::new()?, size)?;
@@ -124,8 +153,9 @@ impl XskPort {
             tx,
             receivers,
             umem,
-            mode,
-            tx_budget,
+            modes,
+            tx_watch: TxWatch::default(),
+            complaint: None,
             outstanding: 0,
             outstanding_max: config.tx_outstanding_max.unwrap_or(config.rings.tx),
             waker,
@@ -150,12 +180,17 @@ impl XskPort {
 
     /// Copy or zero copy, as the kernel tells it.
     pub fn mode(&self) -> Mode {
-        self.mode
+        self.modes.bind
     }
 
     /// What one `sendto` takes in copy mode.
     pub fn tx_budget(&self) -> TxBudget {
-        self.tx_budget
+        self.modes.tx_budget
+    }
+
+    /// Everything that was asked of the kernel, as it came out and is now.
+    pub fn modes(&self) -> &KernelModes {
+        &self.modes
     }
 
     /// How long the bind waited for a former owner of the queue; zero: there was none.
@@ -185,6 +220,56 @@ impl XskPort {
                 false
             }
         }
+    }
+
+    /// Calls the kernel without its having asked, if sent frames do not come back, and ends a busy polling that may be why.
+    fn watch_tx(&mut self) {
+        let polls = matches!(self.modes.busy_poll, BusyPoll::On { .. });
+        // In copy mode a completion is the peer's to give: a frame may lie in its queue.
+        if !(polls || self.modes.bind == Mode::ZeroCopy) || !self.tx_watch.is_due() {
+            return;
+        }
+        let (outstanding, completed) = (self.outstanding, self.statistics.completed);
+        if !self
+            .tx_watch
+            .is_stalled(outstanding, completed, Instant::now())
+        {
+            return;
+        }
+        self.statistics.tx_stalls += 1;
+        if polls {
+            self.modes.busy_poll = BusyPoll::Abandoned;
+            self.complaint = Some(match self.receivers[0].socket.no_busy_poll() {
+                Ok(()) => "sent frames do not complete under busy polling: it is switched off",
+                Err(_) => {
+                    "sent frames do not complete under busy polling, and it cannot be switched off"
+                }
+            });
+        } else if self.statistics.tx_stalls == 1 {
+            self.complaint = Some(
+                "sent frames do not complete and the driver does not ask to be woken: it is woken all the same (counted as tx-stalls)",
+            );
+        }
+        self.send_once();
+    }
+
+    /// Posts a frame whose header begins `header_len` bytes before its window.
+    fn post(&mut self, frame: &Frame, header_len: usize, options: u32) -> bool {
+        if self.outstanding == self.outstanding_max || self.tx.acquire(1) == 0 {
+            self.statistics.tx_full += 1;
+            return false;
+        }
+        // `may_be_sent`: the header is within the chunk, so this is one address before the window's.
+        let address = frame.address() - header_len as u64;
+        self.tx.put(Descriptor {
+            address,
+            len: (header_len + frame.len()) as u32,
+            options,
+        });
+        self.umem.posted(frame.id());
+        self.outstanding += 1;
+        self.statistics.transmitted += 1;
+        true
     }
 
     fn poll(&mut self, timeout: Option<Duration>) {
@@ -281,9 +366,13 @@ impl Port for XskPort {
         let moved = fill_up(&self.umem, &mut self.fill);
         // A zero-copy driver that found the ring empty sleeps until it is told. The flag may have come after our last
         // look, so it is asked for as long as entries wait, not only when some are added.
-        if self.mode == Mode::ZeroCopy && self.fill.needs_wakeup() && self.fill.pending() > 0 {
+        if self.modes.bind == Mode::ZeroCopy && self.fill.needs_wakeup() && self.fill.pending() > 0
+        {
             self.receivers[0].socket.wake_rx();
             self.statistics.rx_wakeups += 1;
+        } else if matches!(self.modes.busy_poll, BusyPoll::On { .. }) {
+            self.receivers[0].socket.wake_rx();
+            self.statistics.busy_polls += 1;
         }
         moved
     }
@@ -339,33 +428,44 @@ impl Port for XskPort {
             self.statistics.tx_refused += 1;
             return false;
         }
-        if self.outstanding == self.outstanding_max || self.tx.acquire(1) == 0 {
-            self.statistics.tx_full += 1;
+        self.post(frame, header_len, 0)
+    }
+
+    fn completes_checksums(&self) -> bool {
+        self.modes.tx_checksum == TxChecksum::Kernel
+    }
+
+    fn transmit_partial(
+        &mut self,
+        frame: &mut Frame,
+        header_len: usize,
+        checksum: PartialChecksum,
+    ) -> bool {
+        let may_be_sent = self.completes_checksums() && frame.may_be_sent(&self.umem, header_len);
+        let request = frame.head_mut(header_len + METADATA_LEN);
+        let (true, Some(request)) = (may_be_sent, request) else {
+            self.statistics.tx_refused += 1;
             return false;
-        }
-        // `may_be_sent`: the header is within the chunk, so this is one address before the window's.
-        let address = frame.address() - header_len as u64;
-        self.tx.put(Descriptor {
-            address,
-            len: (header_len + frame.len()) as u32,
-            options: 0,
-        });
-        self.umem.posted(frame.id());
-        self.outstanding += 1;
-        self.statistics.transmitted += 1;
-        true
+        };
+        request[..METADATA_LEN].copy_from_slice(&checksum.request());
+        self.post(frame, header_len, libc::XDP_TX_METADATA)
+    }
+
+    fn complaint(&mut self) -> Option<&'static str> {
+        self.complaint.take()
     }
 
     fn kick(&mut self) -> usize {
         self.tx.release();
+        self.watch_tx();
         let pending = self.tx.pending();
         if pending == 0 || !self.tx.needs_wakeup() {
             return 0;
         }
         // A zero-copy wake-up is good for the whole ring.
-        let most = match self.mode {
+        let most = match self.modes.bind {
             Mode::ZeroCopy => 1,
-            Mode::Copy => pending.div_ceil(self.tx_budget.descriptors()),
+            Mode::Copy => pending.div_ceil(self.modes.tx_budget.descriptors()),
         };
         let mut calls = 0;
         while calls < most {
@@ -413,7 +513,7 @@ impl core::fmt::Debug for XskPort {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let mut debug = f.debug_struct("XskPort");
         debug
-            .field("mode", &self.mode)
+            .field("modes", &self.modes)
             .field("rings", &self.receivers.len());
         debug
             .field("outstanding", &self.outstanding)

@@ -1,0 +1,144 @@
+//! Busy polling: the shard's own system calls run the driver's NAPI, instead of interrupts.
+//!
+//! Since Linux 6.13 a socket knows its NAPI only where the driver names it for the queue (`netif_queue_set_napi`): veth,
+//! i40e, ixgbe and others do not. There the options are taken and nothing happens, so the kernel is asked first:
+//! `SO_INCOMING_NAPI_ID` is 0 if nobody would be polled.
+//!
+//! A driver that is told to prefer busy polling may leave sent frames uncompleted for as long as nobody polls. [`TxWatch`]
+//! notices, and the preference is taken back.
+
+use core::time::Duration;
+use std::time::Instant;
+
+/// How long frames may be under way without one completion before that is a stall: far above what a driver waits to coalesce
+/// (tens to hundreds of microseconds), and far below a retransmission time-out.
+const STALL: Duration = Duration::from_millis(10);
+
+/// Kicks between two looks at the clock.
+const LOOK_EVERY: u32 = 64;
+
+/// Busy polling as it is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BusyPollConfig {
+    /// `SO_BUSY_POLL`, microseconds. A non-blocking socket polls once a call, however long this is; 0 would switch it off.
+    pub time_us: u32,
+    /// `SO_BUSY_POLL_BUDGET`: packets of one poll. The kernel's default is 8; more than it needs CAP_NET_ADMIN.
+    pub budget: u16,
+}
+
+impl Default for BusyPollConfig {
+    /// 20 us and 64 packets, as drivers are tested with.
+    fn default() -> Self {
+        Self {
+            time_us: 20,
+            budget: 64,
+        }
+    }
+}
+
+/// What became of the wish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BusyPoll {
+    /// Nobody asked for it.
+    Off,
+    /// The kernel polls this NAPI when the port is read and kicked.
+    On {
+        /// Its id.
+        napi: u32,
+    },
+    /// It was asked for and is not to be had; frames come by interrupts.
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+    /// It was on, and sent frames did not come back: switched off again.
+    Abandoned,
+}
+
+impl core::fmt::Display for BusyPoll {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::On { napi } => write!(f, "on (NAPI {napi})"),
+            Self::Unavailable { reason } => write!(f, "unavailable: {reason}"),
+            Self::Abandoned => f.write_str("abandoned: sent frames did not complete under it"),
+        }
+    }
+}
+
+/// Notices that sent frames do not come back.
+#[derive(Debug, Default)]
+pub(crate) struct TxWatch {
+    kicks: u32,
+    /// Completions at the last look that found frames under way, and when that was.
+    last: Option<(u64, Instant)>,
+}
+
+impl TxWatch {
+    /// Whether it is time to look. Cheap: once a turn.
+    pub(crate) fn is_due(&mut self) -> bool {
+        self.kicks = self.kicks.wrapping_add(1);
+        self.kicks.is_multiple_of(LOOK_EVERY)
+    }
+
+    /// Looks: `true` if frames are under way and none has completed for [`STALL`].
+    pub(crate) fn is_stalled(&mut self, outstanding: u32, completed: u64, now: Instant) -> bool {
+        if outstanding == 0 {
+            self.last = None;
+            return false;
+        }
+        match self.last {
+            Some((before, since)) if before == completed => {
+                let stalled = now.duration_since(since) >= STALL;
+                if stalled {
+                    // The next one is a stall of its own.
+                    self.last = Some((completed, now));
+                }
+                stalled
+            }
+            _ => {
+                self.last = Some((completed, now));
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_that_do_not_come_back_are_a_stall() {
+        let mut watch = TxWatch::default();
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        assert!(!watch.is_stalled(5, 10, at(0)));
+        assert!(!watch.is_stalled(5, 10, at(9)));
+        assert!(watch.is_stalled(7, 10, at(10)));
+        // Told of once in each such time.
+        assert!(!watch.is_stalled(7, 10, at(11)));
+        assert!(watch.is_stalled(7, 10, at(20)));
+    }
+
+    #[test]
+    fn one_completion_or_nothing_under_way_is_none() {
+        let mut watch = TxWatch::default();
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        assert!(!watch.is_stalled(5, 10, at(0)));
+        assert!(!watch.is_stalled(5, 11, at(15)));
+        assert!(!watch.is_stalled(5, 11, at(24)));
+        assert!(!watch.is_stalled(0, 16, at(40)));
+        // An idle time before the next frame is none either.
+        assert!(!watch.is_stalled(1, 16, at(1000)));
+        assert!(watch.is_stalled(1, 16, at(1010)));
+    }
+
+    #[test]
+    fn the_clock_is_read_now_and_then() {
+        let mut watch = TxWatch::default();
+        let looks = (0..10 * LOOK_EVERY).filter(|_| watch.is_due()).count();
+        assert_eq!(looks, 10);
+    }
+}
