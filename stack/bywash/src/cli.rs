@@ -7,7 +7,8 @@ use std::time::Duration;
 use bywash::{EngineConfig, IdlePolicy, PoolPolicy};
 use bywash_engine::config::{Discard, PoolLimits};
 use bywash_engine::engine::{OnDeath, XdpMode};
-use bywash_engine::xsk::{BindMode, PoolClass};
+use bywash_engine::wire::ChecksumPolicy;
+use bywash_engine::xsk::{BindMode, BusyPollConfig, PoolClass, TxChecksum};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -95,6 +96,24 @@ pub(crate) struct DeviceArgs {
     /// Where the demultiplexer is attached
     #[arg(long, value_enum, default_value_t = XdpArg::Auto, help_heading = "Device")]
     xdp: XdpArg,
+    /// Run the driver's NAPI from the shards, MICROSECONDS as SO_BUSY_POLL has it; the log says where
+    /// a driver cannot
+    #[arg(long, value_name = "MICROSECONDS", help_heading = "Device",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    busy_poll: Option<u32>,
+    /// Packets of one busy poll
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "busy_poll", help_heading = "Device",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    busy_poll_budget: u16,
+    /// Who completes the checksums of what is sent
+    #[arg(long, value_enum, default_value_t = TxChecksumArg::Software, help_heading = "Device")]
+    tx_checksum: TxChecksumArg,
+    /// What is accepted as a checksum of what is received [default: as suits the device]
+    #[arg(long, value_enum, help_heading = "Device")]
+    rx_checksum: Option<RxChecksumArg>,
+    /// Run the device's NAPI in threads, off the shards' cores; undone at the end
+    #[arg(long, help_heading = "Device")]
+    threaded_napi: bool,
     /// Give the ports back to the kernel when the engine makes no progress for SECONDS (1 or more),
     /// until it goes on; or off
     #[arg(long, value_name = "SECONDS", value_parser = watchdog, default_value = "5", help_heading = "Device")]
@@ -107,6 +126,24 @@ pub(crate) struct DeviceArgs {
 /// `None`: no watchdog. A type of its own, because clap makes an optional argument of a bare `Option`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Watchdog(Option<Duration>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TxChecksumArg {
+    /// We do
+    Software,
+    /// The kernel, or the device where that can; software in zero-copy mode
+    Kernel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RxChecksumArg {
+    /// It must be right
+    Verify,
+    /// It must be right, or the pseudo header's alone, as a kernel on the same host leaves it
+    VerifyOrPseudo,
+    /// Not looked at: the NIC has verified it
+    Trust,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum OnDeathArg {
@@ -197,12 +234,32 @@ impl DeviceArgs {
             XdpArg::Native => XdpMode::Native,
             XdpArg::Generic => XdpMode::Generic,
         };
+        self.set_kernel_modes(&mut config);
         config.watchdog = self.watchdog.0;
         config.on_death = match self.on_death {
             OnDeathArg::Keep => OnDeath::Keep,
             OnDeathArg::Detach => OnDeath::Detach,
         };
         Ok(config)
+    }
+}
+
+impl DeviceArgs {
+    fn set_kernel_modes(&self, config: &mut EngineConfig) {
+        config.busy_poll = self.busy_poll.map(|time_us| BusyPollConfig {
+            time_us,
+            budget: self.busy_poll_budget,
+        });
+        config.tx_checksum = match self.tx_checksum {
+            TxChecksumArg::Software => TxChecksum::Software,
+            TxChecksumArg::Kernel => TxChecksum::Kernel,
+        };
+        config.rx_checksum = self.rx_checksum.map(|policy| match policy {
+            RxChecksumArg::Verify => ChecksumPolicy::Full,
+            RxChecksumArg::VerifyOrPseudo => ChecksumPolicy::FullOrPseudo,
+            RxChecksumArg::Trust => ChecksumPolicy::Trusted,
+        });
+        config.threaded_napi = self.threaded_napi;
     }
 }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bywash_wire::ChecksumPolicy;
 use bywash_xdp::Demux;
-use bywash_xsk::Mode;
+use bywash_xsk::{Mode, TxChecksum};
 use crossbeam::channel::bounded;
 use serde_json::{Value, json};
 
@@ -44,6 +45,10 @@ pub(crate) fn handler(
             mac: now.mac.to_string(),
             bind_mode: mode_name(description.bind_mode).to_owned(),
             xdp_mode: description.xdp_mode.to_owned(),
+            native_refusal: description.native_refusal.clone(),
+            busy_poll: description.busy_poll.to_string(),
+            tx_checksum: tx_checksum_name(description.tx_checksum).to_owned(),
+            rx_checksum: rx_checksum_name(description.checksum).to_owned(),
             watchdog: watchdog.as_ref().map(|status| status.report()),
             shards: ask_shards(&directory)?,
             xdp: counters
@@ -68,6 +73,23 @@ pub fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Copy => "copy",
         Mode::ZeroCopy => "zero-copy",
+    }
+}
+
+/// `software` or `kernel`.
+pub fn tx_checksum_name(checksum: TxChecksum) -> &'static str {
+    match checksum {
+        TxChecksum::Software => "software",
+        TxChecksum::Kernel => "kernel",
+    }
+}
+
+/// `verify`, `verify-or-pseudo` or `trust`.
+pub fn rx_checksum_name(policy: ChecksumPolicy) -> &'static str {
+    match policy {
+        ChecksumPolicy::Full => "verify",
+        ChecksumPolicy::FullOrPseudo => "verify-or-pseudo",
+        ChecksumPolicy::Trusted => "trust",
     }
 }
 

@@ -18,7 +18,10 @@ pub use bywash_xdp::Mode as XdpMode;
 pub use bywash_xdp::Settings as XdpSettings;
 pub use bywash_xdp::pin::{Scope as PinScope, scope as pin_scope};
 use bywash_xdp::{AttachConfig, Demux, SLOTS_PER_QUEUE};
-use bywash_xsk::{Marks, Mode, PoolClass, RingSizes, UmemConfig, XskConfig, XskPort};
+use bywash_xsk::{
+    BusyPoll, KernelModes, Marks, Mode, PoolClass, RingSizes, TxChecksum, UmemConfig, XskConfig,
+    XskPort,
+};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 mod config;
@@ -35,7 +38,7 @@ use crate::clock::MonotonicClock;
 use crate::config::{PoolPolicy, ShardConfig};
 use crate::control;
 use crate::directory::Directory;
-use crate::host::{ControlServer, Device, EngineLock, Host};
+use crate::host::{ControlServer, Device, EngineLock, Host, ThreadedNapi};
 use crate::paths::mtu_of_chunk;
 use crate::pools::FIRST_POOL;
 use crate::pools::scan::SCAN_ALL_UP_TO;
@@ -47,6 +50,8 @@ use crate::steering::{DemuxSteering, EnginePorts};
 /// veth's receive ring has 256 entries, and what does not fit is dropped: a little less may be on
 /// its way there at a time (drivers/net/veth.c, `VETH_RING_SIZE`).
 const VETH_OUTSTANDING: u32 = 224;
+/// Headroom for 118 bytes of headers and the 24 of a request to complete the checksum.
+const HEADROOM_WITH_REQUEST: u32 = 192;
 /// Chunk sizes: half a page for the usual MTU, and the largest that there is.
 const CHUNK_SMALL: u32 = 2048;
 const CHUNK_LARGE: u32 = 4096;
@@ -97,6 +102,7 @@ pub struct Engine<S> {
     watchdog: Option<Watchdog>,
     control: Option<ControlServer>,
     host: Option<Host>,
+    napi: Option<ThreadedNapi>,
     // Last: the lock stands for everything above.
     _lock: EngineLock,
 }
@@ -110,6 +116,11 @@ impl<S: Service + Send + 'static> Engine<S> {
         let cores = crate::host::cores::choose(config.shards as usize, config.cores.as_deref())?;
         let lock = EngineLock::acquire(&device)?;
         let demux = Arc::new(attach(&config, &device)?);
+        // After the program: some devices have NAPI only with one.
+        let napi = match config.threaded_napi {
+            true => ThreadedNapi::enable(&device, &cores)?,
+            false => None,
+        };
         let directory = Arc::new(Directory::new(config.shards));
         // Before the sockets: from here on a stopped engine would cut its ports off.
         let watchdog = Watchdog::start(&config, &demux, &directory)?;
@@ -128,7 +139,9 @@ impl<S: Service + Send + 'static> Engine<S> {
         };
         let host = Host::spawn(&device, move |event| follower.on_event(event))?;
         let (release, released) = bounded::<()>(0);
-        let checksum = checksum_policy(&device);
+        let checksum = config
+            .rx_checksum
+            .unwrap_or_else(|| checksum_policy(&device));
         let mut engine = Self {
             description: EngineDescription {
                 device: device.name.clone(),
@@ -136,6 +149,9 @@ impl<S: Service + Send + 'static> Engine<S> {
                 driver: device.driver.clone(),
                 bind_mode: Mode::Copy,
                 xdp_mode: demux.mode().name(),
+                native_refusal: native_refusal(&device, &demux),
+                busy_poll: BusyPoll::Off,
+                tx_checksum: TxChecksum::Software,
                 cores: cores.clone(),
                 mtu: device.mtu,
                 checksum,
@@ -148,6 +164,7 @@ impl<S: Service + Send + 'static> Engine<S> {
             watchdog,
             control: None,
             host: Some(host),
+            napi,
             _lock: lock,
         };
         let ports = Arc::new(Mutex::new(EnginePorts::new(&device.name)));
@@ -176,7 +193,8 @@ impl<S: Service + Send + 'static> Engine<S> {
                 released: released.clone(),
             };
             // On an error the engine is dropped, which undoes what stands so far.
-            engine.description.bind_mode = engine.start_shard(seed, make(index))?;
+            let modes = engine.start_shard(seed, make(index))?;
+            engine.note_modes(&config, modes);
         }
         // Every service has asked for its ports.
         demux.settle()?;
@@ -193,7 +211,35 @@ impl<S: Service + Send + 'static> Engine<S> {
         Ok(engine)
     }
 
-    fn start_shard(&mut self, seed: ShardSeed, service: S) -> Result<Mode, StartError> {
+    /// Keeps what the kernel made of our wishes, and says where that is less.
+    fn note_modes(&mut self, config: &EngineConfig, modes: KernelModes) {
+        let device = self.description.device.as_str();
+        tracing::info!(
+            device,
+            mode = control::mode_name(modes.bind),
+            tx_budget = modes.tx_budget.descriptors(),
+            tx_checksum = ?modes.tx_checksum,
+            busy_poll = %modes.busy_poll,
+            "a queue is bound"
+        );
+        if let BusyPoll::Unavailable { reason } = &modes.busy_poll {
+            tracing::warn!(
+                device,
+                "busy poll unavailable: {reason}; frames come by interrupts"
+            );
+        }
+        if modes.tx_checksum != config.tx_checksum {
+            tracing::warn!(
+                device,
+                "checksums are computed in software: in zero-copy mode a driver may ignore the request"
+            );
+        }
+        self.description.bind_mode = modes.bind;
+        self.description.busy_poll = modes.busy_poll;
+        self.description.tx_checksum = modes.tx_checksum;
+    }
+
+    fn start_shard(&mut self, seed: ShardSeed, service: S) -> Result<KernelModes, StartError> {
         let index = seed.shard.index;
         let directory = self.directory.clone();
         let routes = match &self.host {
@@ -238,6 +284,7 @@ impl<S: Service + Send + 'static> Engine<S> {
         // Answers need shards; changes need the demultiplexer, and the guard holds its link.
         self.control = None;
         self.host = None;
+        self.napi = None;
         self.watchdog = None;
         let detached = match self.demux.take().map(Arc::try_unwrap) {
             Some(Ok(demux)) => demux.detach().map_err(EngineError::from),
@@ -268,6 +315,7 @@ impl<S> Drop for Engine<S> {
         self.shared.stop(&self.directory);
         self.control = None;
         self.host = None;
+        self.napi = None;
         self.watchdog = None;
         self.demux = None;
         self.release = None;
@@ -297,7 +345,7 @@ impl ShardSeed {
         self,
         service: S,
         routes: Box<dyn crate::host::Routes>,
-        ready: &Sender<Result<Mode, StartError>>,
+        ready: &Sender<Result<KernelModes, StartError>>,
     ) -> S {
         let guard = EndGuard {
             shared: self.shared.clone(),
@@ -314,7 +362,7 @@ impl ShardSeed {
                 return service;
             }
         };
-        let mode = port.mode();
+        let modes = port.modes().clone();
         let Self {
             shard,
             clock,
@@ -335,7 +383,7 @@ impl ShardSeed {
         directory.pulse(queue).beat();
         let mut shard = Shard::with_directory(shard, port, service, environment, directory);
         shard.turn();
-        if ready.send(Ok(mode)).is_err() {
+        if ready.send(Ok(modes)).is_err() {
             tracing::error!("the engine's start was given up");
         }
         shard.run(&shared.stop);
@@ -420,6 +468,17 @@ fn attach(config: &EngineConfig, device: &Device) -> Result<Demux, StartError> {
     Ok(demux)
 }
 
+/// Why generic XDP is what it became, told at once: it is several times slower.
+fn native_refusal(device: &Device, demux: &Demux) -> Option<String> {
+    let refusal = demux.native_refusal()?.to_string();
+    tracing::warn!(
+        device = device.name,
+        refusal,
+        "generic XDP: the driver refused native"
+    );
+    Some(refusal)
+}
+
 fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {
     let small = device.mtu <= mtu_of_chunk(CHUNK_SMALL);
     let rings = RingSizes::default();
@@ -435,11 +494,17 @@ fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {
             chunk_size: if small { CHUNK_SMALL } else { CHUNK_LARGE },
             rx_frames,
             tx_frames: config.tx_frames,
+            headroom: match config.tx_checksum {
+                TxChecksum::Software => UmemConfig::default().headroom,
+                TxChecksum::Kernel => HEADROOM_WITH_REQUEST,
+            },
             ..UmemConfig::default()
         },
         rings,
         pools: config.pools.clone(),
         mode: config.mode,
+        busy_poll: config.busy_poll,
+        tx_checksum: config.tx_checksum,
         lease_cap: config.shard.lease_cap,
         tx_outstanding_max: veth.then_some(VETH_OUTSTANDING),
         ..base

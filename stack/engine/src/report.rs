@@ -238,6 +238,14 @@ pub struct EngineReport {
     pub bind_mode: String,
     /// `native` or `generic`.
     pub xdp_mode: String,
+    /// Why XDP is generic although native was asked for first.
+    pub native_refusal: Option<String>,
+    /// `off`, `on (NAPI 7)`, or why not.
+    pub busy_poll: String,
+    /// `software` or `kernel`: who completes the checksums of sent segments.
+    pub tx_checksum: String,
+    /// `verify`, `verify-or-pseudo` or `trust`: what is accepted as a checksum on receive.
+    pub rx_checksum: String,
     /// Who watches over it; `None`: nobody.
     #[serde(default)]
     pub watchdog: Option<WatchdogReport>,
@@ -366,6 +374,8 @@ impl<P: Port> Core<P> {
             ("kicks", port.kicks),
             ("kicks-deferred", port.kicks_deferred),
             ("kick-errors", port.kick_errors),
+            ("busy-polls", port.busy_polls),
+            ("tx-stalls", port.tx_stalls),
             (
                 "rx-ring-full",
                 kernel(|k| k.rx_ring_full) + port.rx_ring_full.iter().sum::<u64>(),

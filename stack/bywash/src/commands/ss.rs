@@ -58,6 +58,17 @@ fn engine(out: &mut impl Write, report: &EngineReport, with_pools: bool) -> io::
         report.bind_mode,
         report.xdp_mode,
     )?;
+    writeln!(
+        out,
+        "  kernel: busy poll {}, checksums sent by {}, received {}{}",
+        report.busy_poll,
+        report.tx_checksum,
+        report.rx_checksum,
+        report
+            .native_refusal
+            .as_ref()
+            .map_or_else(String::new, |why| format!(", native XDP refused: {why}")),
+    )?;
     watchdog(out, report.watchdog.as_ref())?;
     counters(out, "  demux", report.xdp.iter())?;
     for one in &report.shards {

@@ -6,12 +6,12 @@ use std::time::Duration;
 use bywash_guard::{GuardError, OnDeath};
 use bywash_wire::ChecksumPolicy;
 use bywash_xdp::{AttachError, DemuxError, Mode as XdpMode, Settings as XdpSettings};
-use bywash_xsk::{BindMode, Mode, PoolClass, XskError};
+use bywash_xsk::{BindMode, BusyPoll, BusyPollConfig, Mode, PoolClass, TxChecksum, XskError};
 
 use crate::config::ShardConfig;
 use crate::host::control::ControlError;
 use crate::host::cores::CoreError;
-use crate::host::{DeviceError, HostError, LockError};
+use crate::host::{DeviceError, HostError, LockError, NapiError};
 
 /// How long an engine may stand still before its program is detached: far above any turn, and the
 /// first retransmissions of its peers still find it back.
@@ -36,6 +36,17 @@ pub struct EngineConfig {
     pub pools: Vec<PoolClass>,
     /// Frames of a shard for sending.
     pub tx_frames: u32,
+    /// Busy polling of the driver's NAPI by the shards, where the driver names one; `None`: interrupts.
+    pub busy_poll: Option<BusyPollConfig>,
+    /// Who completes the checksums of sent segments; in zero-copy mode always software.
+    pub tx_checksum: TxChecksum,
+    /// What is accepted as a TCP checksum on receive; `None`: what suits the device, which is
+    /// [`ChecksumPolicy::FullOrPseudo`] where a peer's kernel may hand over half-summed segments
+    /// (veth, tun, virtio), and else [`ChecksumPolicy::Full`].
+    pub rx_checksum: Option<ChecksumPolicy>,
+    /// Let threads of their own run the device's NAPI (`/sys/class/net/<device>/threaded`), off the
+    /// shards' cores; undone at the end.
+    pub threaded_napi: bool,
     /// Detach the program when a shard makes no progress for this long (at least a second), so that
     /// the host is not cut off by an engine that hangs or is stopped; attached again when it goes
     /// on. A forked process watches ([`bywash_guard`]). `None`: never.
@@ -58,6 +69,10 @@ impl EngineConfig {
             xdp_settings: XdpSettings::default(),
             pools: vec![PoolClass::small(16)],
             tx_frames: 8192,
+            busy_poll: None,
+            tx_checksum: TxChecksum::Software,
+            rx_checksum: None,
+            threaded_napi: false,
             watchdog: Some(WATCHDOG),
             on_death: OnDeath::Keep,
             shard: ShardConfig::default(),
@@ -78,6 +93,12 @@ pub struct EngineDescription {
     pub bind_mode: Mode,
     /// `native` or `generic`.
     pub xdp_mode: &'static str,
+    /// What the driver said to native XDP, if it is generic for that reason.
+    pub native_refusal: Option<String>,
+    /// What became of busy polling.
+    pub busy_poll: BusyPoll,
+    /// Who completes the checksums of sent segments.
+    pub tx_checksum: TxChecksum,
     /// Shards, and the core of each.
     pub cores: Vec<usize>,
     /// MTU at the start, bytes.
@@ -114,6 +135,9 @@ pub enum StartError {
     /// Cores.
     #[error(transparent)]
     Cores(#[from] CoreError),
+    /// NAPI does not run in threads.
+    #[error(transparent)]
+    Napi(#[from] NapiError),
     /// The kernel's routes and neighbours.
     #[error(transparent)]
     Host(#[from] HostError),

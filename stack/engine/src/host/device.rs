@@ -387,7 +387,8 @@ fn rx_queues(link: &LinkMessage, name: &str, mac: MacAddr) -> u32 {
         return queues;
     }
     // `/sys` is another namespace's, as after `nsenter --net`.
-    if let Some(queues) = with_own_sysfs(|| sysfs_rx_queues(&directory, index, mac)) {
+    let look = || sysfs_rx_queues(&directory, index, mac);
+    if let Some(queues) = with_own_sysfs(MsFlags::MS_RDONLY, look) {
         return queues;
     }
     let made_with = link
@@ -402,7 +403,7 @@ fn rx_queues(link: &LinkMessage, name: &str, mac: MacAddr) -> u32 {
 
 /// Looks with a `/sys` that shows the calling thread's network namespace: mounted in a mount
 /// namespace of a thread of its own, with which it goes. `None` also where rights are missing.
-fn with_own_sysfs<T: Send>(look: impl FnOnce() -> Option<T> + Send) -> Option<T> {
+fn with_own_sysfs<T: Send>(flags: MsFlags, look: impl FnOnce() -> Option<T> + Send) -> Option<T> {
     let mounted = || -> nix::Result<()> {
         unshare(CloneFlags::CLONE_NEWNS)?;
         let nothing = None::<&str>;
@@ -413,13 +414,7 @@ fn with_own_sysfs<T: Send>(look: impl FnOnce() -> Option<T> + Send) -> Option<T>
             MsFlags::MS_REC | MsFlags::MS_PRIVATE,
             nothing,
         )?;
-        mount(
-            Some("sysfs"),
-            "/sys",
-            Some("sysfs"),
-            MsFlags::MS_RDONLY,
-            nothing,
-        )
+        mount(Some("sysfs"), "/sys", Some("sysfs"), flags, nothing)
     };
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| match mounted() {
@@ -433,15 +428,34 @@ fn with_own_sysfs<T: Send>(look: impl FnOnce() -> Option<T> + Send) -> Option<T>
     })
 }
 
+/// Works in the device's directory of a sysfs that shows it and may be written; `None`: there is none.
+/// The MAC address is not compared, because it may have changed: the index must do.
+pub(super) fn on_sysfs<T: Send>(
+    device: &Device,
+    work: impl FnOnce(&Path) -> T + Send,
+) -> Option<T> {
+    let directory = Path::new("/sys/class/net").join(&device.name);
+    // That of the thread's namespace, if its directory is of this namespace: `ip netns exec` mounts it.
+    if shows(&directory, device.ifindex, Some(device.mac)) {
+        return Some(work(&directory));
+    }
+    with_own_sysfs(MsFlags::empty(), || {
+        shows(&directory, device.ifindex, None).then(|| work(&directory))
+    })
+}
+
+/// Whether a sysfs directory is that of the device with this index and, if given, MAC address.
+fn shows(directory: &Path, ifindex: u32, mac: Option<MacAddr>) -> bool {
+    let read = |name: &str| fs::read_to_string(directory.join(name));
+    let same_index = read("ifindex").is_ok_and(|index| index.trim().parse() == Ok(ifindex));
+    let same_mac = mac
+        .is_none_or(|mac| read("address").is_ok_and(|address| address.trim() == mac.to_string()));
+    same_index && same_mac
+}
+
 /// Queues in use according to sysfs; `None` if this sysfs does not show the device in question.
 fn sysfs_rx_queues(directory: &Path, ifindex: u32, mac: MacAddr) -> Option<u32> {
-    let index: u32 = fs::read_to_string(directory.join("ifindex"))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    let address = fs::read_to_string(directory.join("address")).ok()?;
-    if index != ifindex || address.trim() != mac.to_string() {
+    if !shows(directory, ifindex, Some(mac)) {
         return None;
     }
     let entries = fs::read_dir(directory.join("queues")).ok()?;

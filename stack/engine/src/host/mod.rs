@@ -25,13 +25,14 @@
 //!   announcements), [`netlink`] (the socket).
 //! - [`ports`]: dummy kernel sockets that keep the kernel off our ports.
 //! - [`control`]: the control socket, both ends.
-//! - [`cores`]: which core a shard is pinned to.
+//! - [`cores`]: which core a shard is pinned to; [`napi`]: where the device's receive work runs.
 
 pub mod control;
 pub mod cores;
 pub mod device;
 pub mod kernel_routes;
 pub mod lock;
+pub mod napi;
 pub mod netdev;
 pub mod netlink;
 pub mod path;
@@ -47,6 +48,7 @@ pub use control::{ControlServer, EngineInfo};
 pub use device::{Device, DeviceError};
 pub use kernel_routes::KernelRoutes;
 pub use lock::{EngineLock, LockError};
+pub use napi::{NapiError, ThreadedNapi};
 pub use path::{Path, Resolution, Routes, StaticRoutes, Unreachable};
 pub use ports::{PortError, PortReservations, RangeReport};
 pub use thread::{Host, HostError, HostEvent};

@@ -6,7 +6,7 @@
 use bywash_tcp::{CloseReason, State, Transmit};
 use bywash_wire::checksum::Sum;
 use bywash_wire::{DropReason, Ecn, Link, Segment, Tuple};
-use bywash_xsk::Port;
+use bywash_xsk::{PartialChecksum, Port};
 
 use crate::payload::FramePayload;
 use crate::shard::Core;
@@ -170,6 +170,10 @@ fn send_payload<P: Port>(
         // Queued, against the rule of `poll_transmit`, or without headroom.
         return false;
     };
+    if port.completes_checksums() {
+        let start = bywash_wire::emit_partial(header, link, tuple, ecn, HOP_LIMIT, &segment);
+        return port.transmit_partial(&mut payload.frame, len, tcp_checksum(start));
+    }
     bywash_wire::emit(header, link, tuple, ecn, HOP_LIMIT, &segment, sum);
     port.transmit(&payload.frame, len)
 }
@@ -190,6 +194,19 @@ pub(crate) fn post_header<P: Port>(
     let Some(header) = frame.head_mut(len) else {
         return false;
     };
+    if port.completes_checksums() {
+        let start = bywash_wire::emit_partial(header, link, tuple, ecn, HOP_LIMIT, segment);
+        return port.transmit_partial(&mut frame, len, tcp_checksum(start));
+    }
     bywash_wire::emit(header, link, tuple, ecn, HOP_LIMIT, segment, Sum::ZERO);
     port.transmit(&frame, len)
+}
+
+/// Where a TCP header that begins at `start` has its checksum (RFC 9293 3.1).
+fn tcp_checksum(start: usize) -> PartialChecksum {
+    PartialChecksum {
+        // Behind the headers of Ethernet and IP: 58 at most.
+        start: start as u16,
+        offset: 16,
+    }
 }

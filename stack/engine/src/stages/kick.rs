@@ -7,6 +7,10 @@ use crate::shard::Core;
 impl<P: Port> Core<P> {
     /// TX ring -> kernel.
     pub(crate) fn kick(&mut self) -> usize {
-        self.port.kick()
+        let calls = self.port.kick();
+        if let Some(complaint) = self.port.complaint() {
+            tracing::warn!(shard = self.config.index, "{complaint}");
+        }
+        calls
     }
 }

@@ -1,7 +1,8 @@
 //! What is emitted is decoded again.
 
 use bywash_wire::{
-    ChecksumPolicy, Decoded, DropReason, Flags, Options, SackBlocks, SeqNumber, Timestamps, decode,
+    ChecksumPolicy, Decoded, DropReason, Flags, Options, SackBlocks, SeqNumber, Timestamps,
+    checksum, decode, emit_partial, header_len,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -50,6 +51,22 @@ proptest! {
         } else if at >= ip_end {
             prop_assert!(matches!(result, Err(DropReason::BadTcpChecksum | DropReason::BadDataOffset)), "{:?}", result);
         }
+    }
+
+    /// What is left for somebody behind us to complete is what such a somebody expects, at the place that is told.
+    #[test]
+    fn a_partial_checksum_is_emitted(case in case()) {
+        let mut frame = case.frame(0);
+        let full = frame.clone();
+        let len = header_len(&case.link, &case.tuple, &case.segment);
+        let start = emit_partial(&mut frame[..len], &case.link, &case.tuple, case.ecn, case.hop_limit, &case.segment);
+        prop_assert!(decode(&frame, ChecksumPolicy::FullOrPseudo).is_ok());
+        prop_assert_eq!(&frame[..start + 16], &full[..start + 16]);
+        prop_assert_eq!(&frame[start + 18..], &full[start + 18..]);
+        // RFC 1071: the sum over everything from `start`, the half-sum included, completes it.
+        let sum = checksum::sum(&frame[start..]).finish();
+        frame[start + 16..start + 18].copy_from_slice(&sum.to_be_bytes());
+        prop_assert!(decode(&frame, ChecksumPolicy::Full).is_ok());
     }
 
     #[test]
