@@ -1,6 +1,7 @@
 //! What a connection is told at birth.
 
 use crate::congestion::CongestionControl;
+use crate::ecn::EcnMode;
 use crate::snapshot::code;
 use crate::time::Duration;
 
@@ -64,6 +65,8 @@ pub struct Config {
     /// Least time between two answers of one connection to what is not acceptable: challenge ACKs (RFC 5961 7), and ACKs of
     /// empty segments outside the window. Default 500 ms (`tcp_invalid_ratelimit`).
     pub challenge_interval: Duration,
+    /// Explicit congestion notification (RFC 3168). Default: accepted if the peer asks, as Linux's `tcp_ecn` 2.
+    pub ecn: EcnMode,
     /// Retransmissions, and probes of a closed window, once nobody waits for the data any more. Default 8
     /// (`tcp_orphan_retries`).
     pub orphan_retries: u8,
@@ -110,7 +113,7 @@ code!(struct KeepAlive { idle, interval, probes });
 code!(struct Config {
     mss, receive_buffer, receive_buffer_max, receive_segments, send_buffer, nagle, delayed_ack, window_scale, timestamps,
     sack, initial_rto, rto_min, rto_max, persist_min, persist_max, msl, fin_wait_2, retries,
-    syn_retries, congestion, pacing, max_pacing_rate, slow_start_after_idle, user_timeout, keep_alive,
+    syn_retries, congestion, pacing, max_pacing_rate, slow_start_after_idle, ecn, user_timeout, keep_alive,
     challenge_interval, orphan_retries, mtu_probing
 });
 
@@ -157,6 +160,7 @@ impl Default for Config {
             pacing: false,
             max_pacing_rate: None,
             slow_start_after_idle: true,
+            ecn: EcnMode::Accept,
             challenge_interval: Duration::from_millis(500),
             orphan_retries: 8,
             mtu_probing: MtuProbing::OnBlackHole,

@@ -1,5 +1,6 @@
 //! What a connection can say about itself, in the manner of Linux's `TCP_INFO`.
 
+use crate::congestion::{CongestionControl, CongestionFigures};
 use crate::loss::RecoveryInfo;
 use crate::snapshot::code;
 use crate::state::State;
@@ -7,7 +8,7 @@ use crate::state::State;
 /// What kept the last call of `poll_transmit` from sending more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum LimitedBy {
-    /// There was nothing (more) to send, or Nagle's rule held the rest back.
+    /// There was nothing (more) to send.
     #[default]
     Application,
     /// The congestion window was full.
@@ -18,6 +19,10 @@ pub enum LimitedBy {
     TransmitQueue,
     /// The pacing rate is used up.
     Pacing,
+    /// Nagle's rule holds the rest back.
+    Nagle,
+    /// There is no frame to cut a segment into.
+    Frames,
 }
 
 code!(
@@ -27,6 +32,8 @@ code!(
         ReceiveWindow = 2,
         TransmitQueue = 3,
         Pacing = 4,
+        Nagle = 5,
+        Frames = 6,
     }
 );
 
@@ -101,8 +108,33 @@ pub struct Info {
     pub window_probes: u64,
     /// Small payloads copied behind their neighbour.
     pub copied_small: u64,
+    /// The congestion control algorithm.
+    pub congestion: CongestionControl,
+    /// Where in its course it is, in words: "slow start", "probe bandwidth: cruise".
+    pub congestion_phase: &'static str,
+    /// What it says of itself.
+    pub congestion_figures: CongestionFigures,
+    /// Bytes a second at which segments leave; `None`: as fast as the windows let them.
+    pub pacing_rate: Option<u64>,
+    /// Payload bytes that were believed lost.
+    pub bytes_lost: u64,
+    /// Whether both ends do ECN (RFC 3168).
+    pub ecn: bool,
+    /// Packets received that carried a congestion mark.
+    pub ecn_marks: u64,
+    /// Acknowledgments received that echoed one.
+    pub ecn_echoes: u64,
+    /// Time with something to send or on the way; and of it the time in which the peer's window, or the send buffer, was
+    /// what held us back.
+    pub busy_ns: u64,
+    /// See `busy_ns`.
+    pub rwnd_limited_ns: u64,
+    /// See `busy_ns`.
+    pub sndbuf_limited_ns: u64,
     /// Bytes delivered per second by the latest sample; 0 before the first.
     pub delivery_rate: u64,
+    /// That sample says what the application had, not what the path can do.
+    pub delivery_rate_app_limited: bool,
     /// Loss recovery.
     pub recovery: RecoveryInfo,
     /// What keeps us from sending more.

@@ -18,11 +18,13 @@
 //! | `reassembly` | segments out of order, SACK blocks |
 //! | `loss` | which segments are believed lost, and whether they were: RACK-TLP, NewReno, PRR, undo |
 //! | `congestion` | how much may be on the way, and how fast it may leave |
+//! | `ecn` | marks instead of losses: negotiation, echo, reaction |
 //! | `rate`, `pacing` | how fast the path delivers, and segments leave |
 //! | `rtt`, `timer`, [`time`] | the retransmission time-out, named deadlines, nanoseconds |
 //! | `time_wait` | what is left of a connection in TIME-WAIT |
 //! | `cookie` | SYN cookies: a handshake without a connection |
 //! | `listener`, `reset` | the states LISTEN and CLOSED |
+//! | `chrono` | what a connection has spent its time on |
 //! | `config`, `event`, `info`, `payload` | what goes in and comes out |
 //! | `snapshot` | a connection as bytes, and back |
 //!
@@ -58,7 +60,7 @@
 //! | 5961 3, 4, 5 | done, ten challenge ACKs in five seconds a connection | |
 //! | 1337 | a RST does not end TIME-WAIT | done |
 //! | 6191 | [`accepts_new_incarnation`](Connection::accepts_new_incarnation) tells, the owner acts | the listener makes the connection |
-//! | 3168 | no ECN: CE is not echoed, packets are not ECT | a later issue; `Transmit::ecn` is the seam |
+//! | AccECN | no accurate ECN feedback (draft-ietf-tcpm-accurate-ecn), no L4S (9330), no ABE (8511) | no controller here answers to more than one mark a round trip, and both ends must have it |
 //! | 4821, 8899 | no path MTU discovery; [`set_mss`](Connection::set_mss) is the seam | a later issue |
 //! | 9293 3.9.2.2 | ICMP errors do not reach a connection | a later issue |
 //! | 5482 | the user time-out is local, the option is neither sent nor read | |
@@ -70,10 +72,12 @@
 extern crate alloc;
 
 mod ack_policy;
+mod chrono;
 mod config;
 mod congestion;
 mod connection;
 mod cookie;
+mod ecn;
 mod event;
 mod info;
 mod listener;
@@ -98,6 +102,7 @@ pub use config::{Config, KeepAlive, MtuProbing};
 pub use congestion::{CongestionControl, CongestionFigures, UnknownCongestionControl};
 pub use connection::{Connection, Disposition, SendError, Transmit};
 pub use cookie::CookieInput;
+pub use ecn::EcnMode;
 pub use event::{CloseReason, Event, Readiness};
 pub use info::{Info, LimitedBy};
 pub use listener::{ListenOutcome, Listener};

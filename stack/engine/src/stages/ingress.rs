@@ -180,7 +180,7 @@ impl<P: Port> Core<P> {
             conn.received += decoded.payload.len() as u64;
             let payload = payload_of(frame, decoded);
             conn.tcp
-                .on_segment(self.now, &decoded.segment, Some(payload))
+                .on_packet(self.now, decoded.ecn, &decoded.segment, Some(payload))
         } else {
             // The ACK in it still counts; the data will be sent again.
             let bare = without_payload(&decoded.segment);

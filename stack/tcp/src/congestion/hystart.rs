@@ -73,7 +73,7 @@ impl HyStart {
                 }
             }
         }
-        if let Some(rtt) = sample.rate.rtt {
+        if let Some(rtt) = sample.rate.rtt.or(sample.rtt) {
             let micros = u32::try_from(rtt.as_micros()).unwrap_or(NONE - 1);
             self.current_min = self.current_min.min(micros);
             self.samples = self.samples.saturating_add(1);

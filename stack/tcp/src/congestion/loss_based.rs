@@ -114,7 +114,8 @@ impl LossBased {
         if sample.recovery == Recovery::Fast {
             return self.validation.on_recovery_ack(sample);
         }
-        let may_grow = self.validation.on_ack(sample, self.window.cwnd);
+        // RFC 3168 6.1.2: an ACK that echoes a mark does not let the window grow.
+        let may_grow = self.validation.on_ack(sample, self.window.cwnd) && !sample.ecn_echo;
         self.expire(sample.now, sample.mss);
         if sample.delivered == 0 {
             return;
@@ -132,7 +133,7 @@ impl LossBased {
 
     fn slow_start(&mut self, sample: &AckSample) {
         let bytes = match sample.recovery {
-            Recovery::AfterTimeout => sample.delivered.min(sample.mss),
+            Recovery::AfterTimeout => sample.acked.min(sample.mss),
             Recovery::Open | Recovery::Fast => sample.delivered,
         };
         let Growth::First(hystart) = &mut self.growth else {

@@ -287,6 +287,8 @@ impl<P: Payload> Connection<P> {
         self.timers.save(out);
         self.congestion.save(out);
         self.pacer.save(out);
+        self.ecn.save(out);
+        self.chrono.save(out);
         self.loss.save(out);
         self.rtt.save(out);
         self.counters.save(out);
@@ -310,6 +312,8 @@ impl<P: Payload> Connection<P> {
         let timers = Code::load(&mut input)?;
         let congestion = Code::load(&mut input)?;
         let pacer = Code::load(&mut input)?;
+        let ecn = Code::load(&mut input)?;
+        let chrono = Code::load(&mut input)?;
         let loss = Code::load(&mut input)?;
         let rtt = Code::load(&mut input)?;
         let counters = Code::load(&mut input)?;
@@ -327,6 +331,8 @@ impl<P: Payload> Connection<P> {
             timers,
             congestion,
             pacer,
+            ecn,
+            chrono,
             loss,
             rtt,
             counters,

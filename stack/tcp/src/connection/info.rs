@@ -9,6 +9,8 @@ impl<P: Payload> Connection<P> {
     pub fn info(&self) -> Info {
         let counters = &self.counters;
         let rate = &self.snd.rate;
+        let (busy_ns, rwnd_limited_ns, sndbuf_limited_ns) = self.chrono.totals(self.control.clock);
+        let (ecn_marks, ecn_echoes) = self.ecn.counts();
         Info {
             state: self.phase.state(),
             rtt_ns: self.rtt.srtt().as_nanos(),
@@ -44,7 +46,19 @@ impl<P: Payload> Connection<P> {
             challenge_acks: counters.challenge_acks.into(),
             window_probes: counters.window_probes.into(),
             copied_small: self.rcv.copied_small.into(),
+            congestion: self.congestion.algorithm(),
+            congestion_phase: self.congestion.phase(),
+            congestion_figures: self.congestion.figures(),
+            pacing_rate: self.pace().map(|pace| pace.rate),
+            bytes_lost: rate.lost.into(),
+            ecn: self.ecn.is_agreed(),
+            ecn_marks: ecn_marks.into(),
+            ecn_echoes: ecn_echoes.into(),
+            busy_ns,
+            rwnd_limited_ns,
+            sndbuf_limited_ns,
             delivery_rate: rate.latest,
+            delivery_rate_app_limited: rate.latest_app_limited,
             recovery: self.loss.info(&self.snd),
             limited_by: counters.limited_by,
         }

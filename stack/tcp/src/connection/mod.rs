@@ -28,10 +28,12 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use bywash_wire::options::MAX_WINDOW_SCALE;
-use bywash_wire::{DropReason, Ecn, Flags, Segment, SeqNumber, Tuple};
+use bywash_wire::{DropReason, Ecn as Codepoint, Flags, Segment, SeqNumber, Tuple};
 
+use crate::chrono::Chrono;
 use crate::config::Config;
 use crate::congestion::{Controller, Moment};
+use crate::ecn::Ecn;
 use crate::event::{CloseReason, Pending};
 use crate::info::LimitedBy;
 use crate::loss::LossDetection;
@@ -68,7 +70,10 @@ pub struct Connection<P: Payload> {
     control: Control,
     timers: Timers,
     congestion: Controller,
-    pacer: Pacer,
+    /// Only of a connection that is or was paced.
+    pacer: Option<Box<Pacer>>,
+    ecn: Ecn,
+    chrono: Chrono,
     loss: LossDetection,
     rtt: RttEstimator,
     counters: Counters,
@@ -196,7 +201,7 @@ pub struct Transmit<'a, P> {
     /// Whether it was sent before.
     pub retransmission: bool,
     /// The codepoint for the IP header.
-    pub ecn: Ecn,
+    pub ecn: Codepoint,
 }
 
 /// Why `send` did not take a payload, which comes back.
@@ -288,7 +293,9 @@ impl<P: Payload> Connection<P> {
                 config.mss.into(),
                 iss.raw() ^ ts_offset,
             ),
-            pacer: Pacer::default(),
+            pacer: None,
+            ecn: Ecn::default(),
+            chrono: Chrono::default(),
             loss: LossDetection::new(iss),
             rtt: RttEstimator::new(),
             counters: Counters::default(),
@@ -312,6 +319,7 @@ impl<P: Payload> Connection<P> {
             self.agreed.snd_wscale = options.window_scale.unwrap_or(0).min(MAX_WINDOW_SCALE);
             self.rcv.wscale = self.window_shift();
         }
+        self.ecn.on_peer_syn(self.config.ecn, syn.flags);
         self.agreed.sack &= options.sack_permitted;
         self.agreed.timestamps &= options.timestamps.is_some();
         if let Some(timestamps) = options.timestamps {

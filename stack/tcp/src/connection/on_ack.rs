@@ -24,6 +24,8 @@ impl<P: Payload> Connection<P> {
         let ack = segment.ack;
         self.control.heard_at = now;
         self.control.probes = 0;
+        self.ecn.on_ack(segment.flags);
+        let recoveries = self.loss.fast_recoveries();
         let window = self.scaled_window(segment);
         let news = ack.after(self.snd.una);
         // RFC 5681 2: a duplicate acknowledgment; with SACK blocks the window may change (RFC 6675 2).
@@ -52,7 +54,20 @@ impl<P: Payload> Connection<P> {
         if news || duplicate || acked.sacked > 0 || acked.duplicate.is_some() {
             self.on_acked(segment, &acked, arrival, duplicate);
         }
+        self.on_congestion_echo(now, recoveries);
         self.on_window_seen();
+    }
+
+    /// What the ACK says of congestion (RFC 3168 6.1.2). `recoveries`: their number before it; a reduction for a loss is
+    /// told to the peer as one for a mark is, and the two count as one.
+    fn on_congestion_echo(&mut self, now: Instant, recoveries: u64) {
+        if self.loss.fast_recoveries() != recoveries {
+            self.ecn.on_reduced(self.snd.nxt);
+        } else if self.ecn.demands_reduction(self.snd.una) {
+            let moment = self.moment(now);
+            self.congestion.on_ecn_echo(moment);
+            self.ecn.on_reduced(self.snd.nxt);
+        }
     }
 
     /// The acknowledgment of the SYN moves `snd.una`.
@@ -104,7 +119,7 @@ impl<P: Payload> Connection<P> {
             rtt,
             srtt: self.rtt.srtt(),
             cwnd_limited: core::mem::take(&mut self.control.cwnd_limited),
-            ecn_echo: false,
+            ecn_echo: self.ecn.has_heard(),
             sack: self.agreed.sack,
         };
         let wait = self

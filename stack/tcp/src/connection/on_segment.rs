@@ -1,6 +1,6 @@
 //! SEGMENT ARRIVES (RFC 9293 3.10.7), in the RFC's order of checks, behind a fast path for what nearly always arrives.
 
-use bywash_wire::{DropReason, Flags, Segment, SeqNumber};
+use bywash_wire::{DropReason, Ecn as Codepoint, Flags, Segment, SeqNumber};
 
 use super::{Connection, Disposition};
 use crate::event::Pending;
@@ -73,6 +73,24 @@ impl<P: Payload> Connection<P> {
             _ => {}
         }
         self.on_unpredicted(now, segment, payload)
+    }
+
+    /// [`on_segment`](Self::on_segment), with the codepoint of the packet that brought it (RFC 3168).
+    pub fn on_packet(
+        &mut self,
+        now: Instant,
+        ecn: Codepoint,
+        segment: &Segment,
+        payload: Option<P>,
+    ) -> Disposition {
+        let has_data = payload.as_ref().is_some_and(|payload| !payload.is_empty());
+        let disposition = self.on_segment(now, segment, payload);
+        // Only what was accepted can be a mark for us: another's packets could make us slow.
+        if disposition == Disposition::Accepted && has_data && self.ecn.on_data(ecn, segment.flags)
+        {
+            self.rcv.ack.demand();
+        }
+        disposition
     }
 
     /// The whole of RFC 9293 3.10.7.4.

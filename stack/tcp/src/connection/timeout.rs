@@ -92,6 +92,7 @@ impl<P: Payload> Connection<P> {
         let context = self.timeout_context(now, again);
         self.loss
             .on_timeout(&mut self.snd, &mut self.congestion, &context);
+        self.ecn.on_reduced(self.snd.nxt);
         self.timers
             .arm(Timer::Retransmit, now + self.rtt.rto(&self.config));
     }

@@ -4,9 +4,10 @@
 //! and Nagle's rule let it; acknowledgments that nothing carried; a probe. Only `None` ends a turn: it is then that the
 //! timers of waiting (delayed ACK, persist) are set.
 
-use bywash_wire::{Ecn, Flags, Options, SackBlocks, Segment, SeqNumber, Timestamps};
+use bywash_wire::{Ecn as Codepoint, Flags, Options, SackBlocks, Segment, SeqNumber, Timestamps};
 
 use super::{Connection, TIMESTAMPS_LEN, Transmit};
+use crate::chrono::Doing;
 use crate::info::LimitedBy;
 use crate::pacing::Pace;
 use crate::payload::Payload;
@@ -26,7 +27,9 @@ impl<P: Payload> Connection<P> {
         if let Some(index) = self.probe_to_send() {
             return Some(self.transmit_probe(index, now));
         }
-        self.pacer.begin();
+        if let Some(pacer) = &mut self.pacer {
+            pacer.begin();
+        }
         let pace = self.pace();
         if let Some((index, again)) = self.next_to_send(now)
             && (self.may_leave(now, pace) || self.snd.record(index).syn)
@@ -45,7 +48,7 @@ impl<P: Payload> Connection<P> {
 
     /// When `poll_transmit` will have something that pacing holds back now. `None`: it holds nothing back.
     pub fn next_send(&self) -> Option<Instant> {
-        self.pacer.wake()
+        self.pacer.as_ref()?.wake()
     }
 
     /// Whether a retransmission is due whose frame still waits for the completion of its last transmission. Nothing tells
@@ -75,7 +78,7 @@ impl<P: Payload> Connection<P> {
 
     /// Whether pacing lets a segment leave now.
     fn may_leave(&mut self, now: Instant, pace: Option<Pace>) -> bool {
-        let allowed = pace.is_none_or(|pace| self.pacer.allows(now, pace));
+        let allowed = pace.is_none_or(|pace| self.pacer.get_or_insert_default().allows(now, pace));
         if !allowed {
             self.stop(LimitedBy::Pacing);
         }
@@ -205,10 +208,11 @@ impl<P: Payload> Connection<P> {
             return None;
         };
         if sendable == len && !fin && self.nagle_holds(index, len) {
-            self.stop(LimitedBy::Application);
+            self.stop(LimitedBy::Nagle);
             return None;
         }
         if sendable < len && !self.split(index, sendable) {
+            self.stop(LimitedBy::Frames);
             // No frame to cut into: tried again when the next ACK comes, or else when the timer runs out.
             self.arm_persist(now);
             return None;
@@ -258,6 +262,14 @@ impl<P: Payload> Connection<P> {
         }
         // Until the next ACK tells the controller.
         self.control.cwnd_limited |= limit == LimitedBy::CongestionWindow;
+        let idle = !self.snd.is_outstanding() && !self.snd.has_unsent();
+        let doing = match limit {
+            _ if idle => Doing::Idle,
+            LimitedBy::ReceiveWindow => Doing::ReceiveWindow,
+            LimitedBy::Application if self.control.want_writable => Doing::SendBuffer,
+            _ => Doing::Busy,
+        };
+        self.chrono.switch(self.control.clock, doing);
     }
 
     fn split(&mut self, index: usize, at: u32) -> bool {
@@ -292,19 +304,25 @@ impl<P: Payload> Connection<P> {
         }
         self.snd.on_sent(index, now);
         if let Some(pace) = self.pace() {
-            self.pacer.on_sent(now, len, pace);
+            self.pacer.get_or_insert_default().on_sent(now, len, pace);
         }
         self.loss.on_sent(now, len, again);
         self.on_record_sent(now, index, seq + len, len, again);
         if segment.flags.contains(Flags::ACK) {
             self.on_ack_sent();
         }
+        let (ecn, flags) = if syn {
+            (Codepoint::NotEct, Flags::default())
+        } else {
+            self.ecn.on_segment_sent(len > 0 && !again)
+        };
+        segment.flags.insert(flags);
         self.counters.segments_out += 1;
         Transmit {
             segment,
             payload: self.snd.payload_mut(index),
             retransmission: again,
-            ecn: Ecn::NotEct,
+            ecn,
         }
     }
 
@@ -364,8 +382,13 @@ impl<P: Payload> Connection<P> {
         } else {
             Flags::SYN
         });
-        if !answers {
+        if answers {
+            segment.flags.insert(self.ecn.syn_ack_flags());
+        } else {
             segment.ack = SeqNumber::default();
+            let again = self.control.syn_lost;
+            let flags = self.ecn.on_syn_sent(self.config.ecn, again);
+            segment.flags.insert(flags);
         }
         segment.window = self.rcv.offer_unscaled();
         segment.options = Options {
@@ -400,13 +423,14 @@ impl<P: Payload> Connection<P> {
     fn pure_ack(&mut self, now: Instant, seq: SeqNumber) -> Transmit<'_, P> {
         let mut segment = self.data_segment(now, 0);
         segment.seq = seq;
+        segment.flags.insert(self.ecn.on_segment_sent(false).1);
         self.on_ack_sent();
         self.counters.segments_out += 1;
         Transmit {
             segment,
             payload: None,
             retransmission: false,
-            ecn: Ecn::NotEct,
+            ecn: Codepoint::NotEct,
         }
     }
 
@@ -423,7 +447,7 @@ impl<P: Payload> Connection<P> {
             segment,
             payload: None,
             retransmission: false,
-            ecn: Ecn::NotEct,
+            ecn: Codepoint::NotEct,
         }
     }
 

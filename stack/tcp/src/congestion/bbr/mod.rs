@@ -478,6 +478,6 @@ impl Bbr {
         x ^= x >> 17;
         x ^= x << 5;
         self.random = x;
-        (u64::from(x) * u64::from(n) >> 32) as u32
+        ((u64::from(x) * u64::from(n)) >> 32) as u32
     }
 }
