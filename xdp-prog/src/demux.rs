@@ -12,7 +12,7 @@ use nix::libc;
 
 use crate::abi::{
     Config, FLOWS_PER_QUEUE, FlowKey, FlowValue, PORT_TCP_LISTEN, PORT_TCP_OURS, SLOTS_PER_QUEUE,
-    VLAN_CUSTOMER, VLAN_SERVICE, VLAN_STACKED, address_bytes, slot,
+    STRICT, VLAN_CUSTOMER, VLAN_SERVICE, VLAN_STACKED, address_bytes, slot,
 };
 use crate::attach::{self, Attachment, Outcome, Reattached};
 use crate::counter::Counter;
@@ -305,6 +305,11 @@ impl Demux {
             return Err(DemuxError::Vlan(wrong));
         }
         self.lock().change_vlans(vlans.iter().copied().collect())
+    }
+
+    /// Whether [`Settings::strict`] holds: then every flow has to be inserted before its first segment leaves.
+    pub fn is_strict(&self) -> bool {
+        self.lock().config.flags & STRICT != 0
     }
 
     /// Limits and flags from now on. What the limits have counted so far stays.

@@ -114,6 +114,10 @@ pub(crate) struct DeviceArgs {
     /// Run the device's NAPI in threads, off the shards' cores; undone at the end
     #[arg(long, help_heading = "Device")]
     threaded_napi: bool,
+    /// Drop segments of unknown connections in XDP: cheaper under a flood, but each connection costs
+    /// a system call, a shard has 16384 at most, and strangers get no RST
+    #[arg(long, help_heading = "Device")]
+    strict: bool,
     /// Give the ports back to the kernel when the engine makes no progress for SECONDS (1 or more),
     /// until it goes on; or off
     #[arg(long, value_name = "SECONDS", value_parser = watchdog, default_value = "5", help_heading = "Device")]
@@ -235,6 +239,7 @@ impl DeviceArgs {
             XdpArg::Generic => XdpMode::Generic,
         };
         self.set_kernel_modes(&mut config);
+        config.xdp_settings.strict = self.strict;
         config.watchdog = self.watchdog.0;
         config.on_death = match self.on_death {
             OnDeathArg::Keep => OnDeath::Keep,

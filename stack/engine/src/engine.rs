@@ -16,6 +16,7 @@ pub use bywash_guard::OnDeath;
 use bywash_wire::ChecksumPolicy;
 pub use bywash_xdp::Mode as XdpMode;
 pub use bywash_xdp::Settings as XdpSettings;
+use bywash_xdp::abi::FLOWS_PER_QUEUE;
 pub use bywash_xdp::pin::{Scope as PinScope, scope as pin_scope};
 use bywash_xdp::{AttachConfig, Demux, SLOTS_PER_QUEUE};
 use bywash_xsk::{
@@ -181,6 +182,10 @@ impl<S: Service + Send + 'static> Engine<S> {
                         PoolPolicy::Shared
                     } else {
                         config.shard.pools
+                    },
+                    max_connections: match config.xdp_settings.strict {
+                        true => config.shard.max_connections.min(FLOWS_PER_QUEUE),
+                        false => config.shard.max_connections,
                     },
                     ..config.shard.clone()
                 },

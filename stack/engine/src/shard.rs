@@ -310,6 +310,9 @@ impl<P: Port> Core<P> {
             self.env.steering.remove_flow(&tuple);
             self.pools.release(ring);
         }
+        if conn.opening.is_none() {
+            self.env.steering.closed(&tuple);
+        }
         if conn.moving {
             self.forget_moves(index);
         }

@@ -8,6 +8,7 @@ use bywash_wire::Tuple;
 use bywash_xdp::{Demux, FlowKey, FlowValue, Vlan, slot};
 
 use crate::host::PortReservations;
+use crate::pools::PRIMARY;
 
 /// What a shard asks of the demultiplexer and of the kernel's port table. Calls are rare (listen,
 /// first connect, promotion), never per packet.
@@ -24,6 +25,10 @@ pub trait Steering {
     fn insert_flow(&mut self, tuple: &Tuple, ring: usize, generation: u32) -> Result<(), String>;
     /// Sends the flow back to the rings of all.
     fn remove_flow(&mut self, tuple: &Tuple);
+    /// A flow has been made, and no segment of it has left: the last moment to say so where strangers are not let in.
+    fn opened(&mut self, _tuple: &Tuple) {}
+    /// The flow is gone; if it had a ring of its own, [`Steering::remove_flow`] has been called.
+    fn closed(&mut self, _tuple: &Tuple) {}
 }
 
 /// Why a port could not be taken.
@@ -84,11 +89,14 @@ pub(crate) struct DemuxSteering {
     demux: Arc<Demux>,
     ports: Arc<Mutex<EnginePorts>>,
     queue: u32,
+    /// Every flow stands in the demultiplexer's table, also those without a ring of their own.
+    strict: bool,
 }
 
 impl DemuxSteering {
     pub(crate) fn new(demux: Arc<Demux>, ports: Arc<Mutex<EnginePorts>>, queue: u32) -> Self {
         Self {
+            strict: demux.is_strict(),
             demux,
             ports,
             queue,
@@ -97,6 +105,12 @@ impl DemuxSteering {
 
     fn ports(&self) -> MutexGuard<'_, EnginePorts> {
         self.ports.lock().expect("no holder of the ports panics")
+    }
+
+    fn forget(&self, tuple: &Tuple) {
+        if let Err(error) = self.demux.remove_flow(&Self::key(tuple)) {
+            tracing::warn!(%tuple, %error, "a flow stays in the demultiplexer's table");
+        }
     }
 
     fn key(tuple: &Tuple) -> FlowKey {
@@ -191,8 +205,24 @@ impl Steering for DemuxSteering {
     }
 
     fn remove_flow(&mut self, tuple: &Tuple) {
-        if let Err(error) = self.demux.remove_flow(&Self::key(tuple)) {
-            tracing::warn!(%tuple, %error, "a flow stays in the demultiplexer's table");
+        match self.strict {
+            true => self.opened(tuple),
+            false => self.forget(tuple),
+        }
+    }
+
+    /// The table has room for as many flows as shards may have connections (`Engine::start` sees to it).
+    fn opened(&mut self, tuple: &Tuple) {
+        if self.strict
+            && let Err(cause) = self.insert_flow(tuple, PRIMARY.into(), 0)
+        {
+            tracing::error!(%tuple, %cause, "the demultiplexer drops what this flow's peer sends");
+        }
+    }
+
+    fn closed(&mut self, tuple: &Tuple) {
+        if self.strict {
+            self.forget(tuple);
         }
     }
 }

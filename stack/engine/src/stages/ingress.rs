@@ -353,6 +353,7 @@ impl<P: Port> Core<P> {
         if self.config.shards > 1 {
             self.directory.insert(tuple, self.config.index);
         }
+        self.env.steering.opened(tuple);
         if self.config.pools == PoolPolicy::Dedicated {
             self.promote(index, false);
         }
