@@ -135,6 +135,11 @@ impl<P: Payload> Receiver<P> {
         (self.max_segments as usize).saturating_sub(self.segments())
     }
 
+    /// The number of the next byte to be read.
+    pub(crate) fn read_edge(&self) -> SeqNumber {
+        self.nxt - u32::from(self.finished) - self.queued as u32
+    }
+
     pub(crate) fn queued(&self) -> usize {
         self.queued
     }

@@ -23,6 +23,7 @@ mod probe_mtu;
 mod rare;
 mod timeout;
 mod transmit;
+mod urgent;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

@@ -162,7 +162,7 @@ impl<P: Payload> Connection<P> {
         self.check_syn(now, &arrival)?;
         self.check_ack(now, &arrival)?;
         self.update_ts_recent(now, arrival.segment, arrival.seq);
-        // Urgent data is data (RFC 6093 recommends to ignore the pointer): no sixth step.
+        self.note_urgent(arrival.segment, arrival.segment.seq);
         self.process_text(arrival)
     }
 

@@ -20,7 +20,7 @@ use crate::time::Instant;
 /// Segment size to fall back to (Linux's `tcp_base_mss`).
 const BASE_MSS: u16 = 1_024;
 
-/// Time-outs of one segment after which the path is suspected (RFC 9293 3.8.3's R1, Linux's `tcp_retries1`).
+/// Time-outs of one segment beyond which the path is suspected (RFC 9293 3.8.3's R1, Linux's `tcp_retries1`).
 const SUSPICIOUS_TIMEOUTS: u8 = 3;
 
 /// Least congestion window for a probe, in segments (RFC 4821 7.4: enough to notice its loss).
@@ -44,7 +44,7 @@ impl<P: Payload> Connection<P> {
         let large = self.snd.record(0).len as usize + usize::from(Headers::of(&self.tuple).len);
         let least = usize::from(Headers::of(&self.tuple).mtu_min);
         if self.config.mtu_probing == MtuProbing::Off
-            || self.control.attempts < SUSPICIOUS_TIMEOUTS
+            || self.control.attempts <= SUSPICIOUS_TIMEOUTS
             || !self.phase.is_synchronised()
             || large <= least
         {

@@ -2,6 +2,8 @@
 
 use alloc::boxed::Box;
 
+use bywash_wire::SeqNumber;
+
 use super::Connection;
 use crate::path_mtu::PathMtu;
 use crate::payload::Payload;
@@ -14,9 +16,13 @@ pub(super) struct Rare {
     pub(super) path: Option<PathMtu>,
     /// When an answer to something unacceptable was last owed.
     pub(super) challenged_at: Option<Instant>,
+    /// The number behind the peer's urgent data.
+    pub(super) urgent_in: Option<SeqNumber>,
+    /// The number behind ours.
+    pub(super) urgent_out: Option<SeqNumber>,
 }
 
-code!(struct Rare { path, challenged_at });
+code!(struct Rare { path, challenged_at, urgent_in, urgent_out });
 
 impl<P: Payload> Connection<P> {
     /// The box, made if it is not there.

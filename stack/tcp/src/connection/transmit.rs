@@ -292,6 +292,7 @@ impl<P: Payload> Connection<P> {
         };
         segment.seq = seq;
         segment.payload_len = len as usize;
+        self.add_urgent(&mut segment);
         if fin {
             segment.flags.insert(Flags::FIN);
         }
@@ -439,6 +440,8 @@ impl<P: Payload> Connection<P> {
         segment.seq = seq;
         if acknowledges {
             segment.flags.insert(Flags::ACK);
+            // RFC 7323 3.2: a RST should have them too.
+            segment.options.timestamps = self.timestamps_option(self.control.clock);
         } else {
             segment.ack = SeqNumber::default();
         }

@@ -200,6 +200,11 @@ impl<P: Payload> SendQueue<P> {
         }
     }
 
+    /// The number behind everything queued.
+    pub(crate) fn data_end(&self) -> SeqNumber {
+        self.end()
+    }
+
     pub(crate) fn has_unsent(&self) -> bool {
         self.sent < self.records.len()
     }
