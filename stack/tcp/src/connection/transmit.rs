@@ -1,8 +1,8 @@
 //! What is sent next.
 //!
-//! The order: a RST that is owed; the oldest of what is believed lost; new data as far as congestion window, peer's window
-//! and Nagle's rule let it; acknowledgments that nothing carried; a probe. Only `None` ends a turn: it is then that the
-//! timers of waiting (delayed ACK, persist) are set.
+//! The order: a RST that is owed; a tail loss probe; the oldest of what is believed lost; new data as far as congestion
+//! window, peer's window and Nagle's rule let it; acknowledgments that nothing carried; a probe of the window or of an idle
+//! peer. Only `None` ends a turn: it is then that the timers of waiting (delayed ACK, persist) are set.
 
 use bywash_wire::{Ecn as Codepoint, Flags, Options, SackBlocks, Segment, SeqNumber, Timestamps};
 

@@ -14,6 +14,7 @@
 //! while there is something in it. While there is none, an acknowledgment costs what it takes off the queue and no more.
 
 mod ack;
+mod rack;
 mod scoreboard;
 mod storage;
 
@@ -26,7 +27,7 @@ use alloc::collections::VecDeque;
 use bywash_wire::SeqNumber;
 
 pub(crate) use ack::{Acked, Arrival};
-pub(crate) use scoreboard::Detected;
+pub(crate) use rack::Detected;
 use scoreboard::Scoreboard;
 
 use crate::payload::Payload;

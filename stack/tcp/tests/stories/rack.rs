@@ -1,7 +1,7 @@
 //! Losses that SACK and time tell of: bursts, tails, lost retransmissions; reordering that is none; peers without SACK, and
 //! peers that take back what they said.
 
-use bywash_tcp::{Config, RecoveryPhase};
+use bywash_tcp::{Config, CongestionControl, RecoveryPhase};
 use bywash_wire::{Flags, SackBlocks, SeqNumber};
 
 use crate::support::lone::{Lone, plain, segment};
@@ -69,6 +69,31 @@ fn a_burst_of_losses_is_repaired_in_one_recovery_and_two_round_trips() {
     assert_eq!(info.recovery.phase, RecoveryPhase::Open);
     // There, back, there again, and once more for what proportional rate reduction held back.
     assert!((30..=50).contains(&took), "{took} ms {}", pair.story());
+}
+
+#[test]
+fn every_algorithm_sends_again_what_is_lost_and_nothing_else() {
+    for congestion in [
+        CongestionControl::Cubic,
+        CongestionControl::Reno,
+        CongestionControl::Bbr,
+    ] {
+        let config = Config {
+            congestion,
+            ..Config::default()
+        };
+        let mut pair = warm(&config, 60);
+        lose(&mut pair, 60, |n| match n {
+            10..20 | 100 | 150 | 151 => 1,
+            30 => 2,
+            _ => 0,
+        });
+        transfer(&mut pair, 500);
+        let info = pair.a.tcp().info();
+        assert_eq!(info.timeouts, 0, "{congestion:?}");
+        assert_eq!(info.retransmissions, 10 + 1 + 2 + 2, "{congestion:?}");
+        assert_eq!(info.recovery.undone, 0, "{congestion:?}");
+    }
 }
 
 #[test]
