@@ -144,19 +144,7 @@ impl<S: Service + Send + 'static> Engine<S> {
             .rx_checksum
             .unwrap_or_else(|| checksum_policy(&device));
         let mut engine = Self {
-            description: EngineDescription {
-                device: device.name.clone(),
-                addresses: device.addresses.clone(),
-                driver: device.driver.clone(),
-                bind_mode: Mode::Copy,
-                xdp_mode: demux.mode().name(),
-                native_refusal: native_refusal(&device, &demux),
-                busy_poll: BusyPoll::Off,
-                tx_checksum: TxChecksum::Software,
-                cores: cores.clone(),
-                mtu: device.mtu,
-                checksum,
-            },
+            description: describe(&device, &demux, &cores, checksum),
             shared,
             directory,
             threads: Vec::new(),
@@ -173,22 +161,7 @@ impl<S: Service + Send + 'static> Engine<S> {
         for (index, core) in (0..config.shards).zip(cores) {
             let seed = ShardSeed {
                 xsk: xsk_config(&config, &device, index),
-                shard: ShardConfig {
-                    index,
-                    shards: config.shards,
-                    mtu: device.mtu,
-                    checksum,
-                    pools: if config.pools.is_empty() {
-                        PoolPolicy::Shared
-                    } else {
-                        config.shard.pools
-                    },
-                    max_connections: match config.xdp_settings.strict {
-                        true => config.shard.max_connections.min(FLOWS_PER_QUEUE),
-                        false => config.shard.max_connections,
-                    },
-                    ..config.shard.clone()
-                },
+                shard: shard_config(&config, &device, checksum, index),
                 core,
                 clock,
                 demux: demux.clone(),
@@ -453,6 +426,54 @@ fn check(config: &EngineConfig, device: &Device) -> Result<(), StartError> {
 fn marks_rings(pools: &[PoolClass]) -> bool {
     let pools: u32 = pools.iter().map(|class| class.pools).sum();
     FIRST_POOL + pools as usize > SCAN_ALL_UP_TO
+}
+
+/// What is known before the sockets are open; they tell the rest.
+fn describe(
+    device: &Device,
+    demux: &Demux,
+    cores: &[usize],
+    checksum: ChecksumPolicy,
+) -> EngineDescription {
+    EngineDescription {
+        device: device.name.clone(),
+        addresses: device.addresses.clone(),
+        driver: device.driver.clone(),
+        bind_mode: Mode::Copy,
+        xdp_mode: demux.mode().name(),
+        native_refusal: native_refusal(device, demux),
+        busy_poll: BusyPoll::Off,
+        tx_checksum: TxChecksum::Software,
+        cores: cores.to_vec(),
+        mtu: device.mtu,
+        checksum,
+    }
+}
+
+/// One shard's part of the configuration.
+fn shard_config(
+    config: &EngineConfig,
+    device: &Device,
+    checksum: ChecksumPolicy,
+    index: u32,
+) -> ShardConfig {
+    ShardConfig {
+        index,
+        shards: config.shards,
+        mtu: device.mtu,
+        checksum,
+        pools: if config.pools.is_empty() {
+            PoolPolicy::Shared
+        } else {
+            config.shard.pools
+        },
+        // Where every flow stands in the demultiplexer's table, it must never be full.
+        max_connections: match config.xdp_settings.strict {
+            true => config.shard.max_connections.min(FLOWS_PER_QUEUE),
+            false => config.shard.max_connections,
+        },
+        ..config.shard.clone()
+    }
 }
 
 fn attach(config: &EngineConfig, device: &Device) -> Result<Demux, StartError> {

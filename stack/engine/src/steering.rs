@@ -211,7 +211,7 @@ impl Steering for DemuxSteering {
         }
     }
 
-    /// The table has room for as many flows as shards may have connections (`Engine::start` sees to it).
+    /// The table has room for as many flows as shards may have connections (`engine::shard_config` sees to it).
     fn opened(&mut self, tuple: &Tuple) {
         if self.strict
             && let Err(cause) = self.insert_flow(tuple, PRIMARY.into(), 0)

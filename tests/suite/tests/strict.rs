@@ -92,3 +92,35 @@ fn connections_are_served_with_rings_of_their_own_and_without_and_strangers_are_
     );
     bywash::end(server);
 }
+
+#[test]
+fn a_connection_that_we_open_is_in_the_table_before_its_syn_leaves() {
+    let bed = Bed::new(Shape::default());
+    let file = std::env::temp_dir().join(format!("bywash-strict-{}", std::process::id()));
+    std::fs::write(&file, kernel::noise(1, 1 << 20)).expect("a file");
+    let received = bed.peer.start("sh", &["-c", "exec nc -l 9 | sha256sum"]);
+    let deadline = Instant::now() + LIMIT;
+    while !bed
+        .peer
+        .run("ss", &["-Hltn", "sport", "=", "9"])
+        .ok()
+        .stdout
+        .contains("LISTEN")
+    {
+        assert!(Instant::now() < deadline, "nc does not listen");
+    }
+    let (from, to) = (
+        file.to_str().expect("UTF-8"),
+        bed.peer.address(false).to_string(),
+    );
+    let sent = bywash::run(
+        &bed.host,
+        &["send", from, &to, "-p", "9", "--strict"],
+        LIMIT,
+    );
+    std::fs::remove_file(&file).expect("the file");
+    sent.ok();
+    let hash = kernel::sha256(&kernel::noise(1, 1 << 20));
+    let received = received.wait(LIMIT).ok();
+    assert!(received.stdout.contains(&hash), "{received:#?}");
+}
