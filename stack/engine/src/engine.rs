@@ -14,11 +14,12 @@ use std::time::Duration;
 
 pub use bywash_guard::OnDeath;
 use bywash_wire::ChecksumPolicy;
-pub use bywash_xdp::Mode as XdpMode;
-pub use bywash_xdp::Settings as XdpSettings;
 use bywash_xdp::abi::FLOWS_PER_QUEUE;
 pub use bywash_xdp::pin::{Scope as PinScope, scope as pin_scope};
 use bywash_xdp::{AttachConfig, Demux, SLOTS_PER_QUEUE};
+pub use bywash_xdp::{
+    Limits as XdpLimits, Mode as XdpMode, Rate as XdpRate, Settings as XdpSettings,
+};
 use bywash_xsk::{
     BusyPoll, KernelModes, Marks, Mode, PoolClass, RingSizes, TxChecksum, UmemConfig, XskConfig,
     XskPort,
