@@ -15,6 +15,8 @@
 //! | `connection` | the coordinator: SEGMENT ARRIVES, transmission, time-outs, the application's calls |
 //! | `state` | the states, and the one function that changes them |
 //! | `snd`, `rcv` | the two halves: RFC 9293's variables, their queues, the window |
+//! | `ack_policy`, `receive_tuning` | when to acknowledge; how large the receive buffer should be |
+//! | `path_mtu` | a path narrower than promised |
 //! | `reassembly` | segments out of order, SACK blocks |
 //! | `loss` | which segments are believed lost, and whether they were: RACK-TLP, NewReno, PRR, undo |
 //! | `congestion` | how much may be on the way, and how fast it may leave |
@@ -30,11 +32,13 @@
 //!
 //! # What is left out, and what is done otherwise
 //!
+//! RFC by RFC, with the tests: `specs/tcp.md` at the root of the repository. Here is what a reader of the code might stumble over.
+//!
 //! | RFC | what | why, or when |
 //! |---|---|---|
-//! | 9293 3.8.5 | urgent data is delivered in line, the pointer is ignored | RFC 6093 tells applications not to use it |
 //! | 9293 3.8.6.1 | a closed window is probed with an empty segment before the window, not with a byte | as Linux; cuts no segment |
 //! | 9293 3.10.7.4 | an empty segment on the right edge, and a bare FIN at a closed window, are acceptable | as Linux; else ACKs are lost after a full window |
+//! | 9293 3.10.7.4 | an empty segment behind our last ACK is acceptable; a RST at the end of what is held, and at a FIN's number, is believed | as Linux |
 //! | 9293 3.10.7.4 | a SYN in SYN-RECEIVED is challenged; the connection does not go back to LISTEN | RFC 5961; each SYN has a connection of its own |
 //! | 9293 3.10.7.2 | data on a SYN is not kept | the peer sends it again; TCP Fast Open (RFC 7413) is not there |
 //! | 9293 3.4.2 | MSL is 30 s, not 2 min | as Linux |
@@ -55,17 +59,13 @@
 //! | 3708 | D-SACKs count only while they are no more than retransmissions | a network that doubles segments proves nothing; as Linux |
 //! | 5682 | F-RTO also without SACK in the form of its section 3.1 | one algorithm; as Linux |
 //! | 4015 3.2 | the window is restored in full, RTO and SRTT are not changed | as Linux |
+//! | 4821 7.6 | a lost probe of the path MTU counts as congestion | its loss is found like any other |
+//! | 5482 | the user time-out is local, the option is neither sent nor read | as Linux |
 //! | 7323 3.2 | a segment without the timestamps agreed on is accepted | as Linux |
 //! | 7323 4.1 | samples come from the time of sending, from the echo only where Karn's rule forbids that; every ACK counts alike | nanoseconds instead of milliseconds; as Linux |
-//! | 5961 3, 4, 5 | done, ten challenge ACKs in five seconds a connection | |
 //! | 1337 | a RST does not end TIME-WAIT | done |
 //! | 6191 | [`accepts_new_incarnation`](Connection::accepts_new_incarnation) tells, the owner acts | the listener makes the connection |
 //! | AccECN | no accurate ECN feedback (draft-ietf-tcpm-accurate-ecn), no L4S (9330), no ABE (8511) | no controller here answers to more than one mark a round trip, and both ends must have it |
-//! | 4821, 8899 | no path MTU discovery; [`set_mss`](Connection::set_mss) is the seam | a later issue |
-//! | 9293 3.9.2.2 | ICMP errors do not reach a connection | a later issue |
-//! | 5482 | the user time-out is local, the option is neither sent nor read | |
-//! | - | orphans retry as often as others (Linux: 8 times) | a later issue |
-//! | - | receive buffers do not tune themselves; `set_receive_limit` does what it is told | the engine's credit |
 #![no_std]
 #![forbid(unsafe_code)]
 

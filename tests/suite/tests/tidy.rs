@@ -304,7 +304,7 @@ fn the_top_level_is_what_the_readme_says() {
         }
     }
     folders.sort();
-    let mut expected = vec!["bench", "deploy", "stack", "tests", "xdp-prog"];
+    let mut expected = vec!["bench", "deploy", "specs", "stack", "tests", "xdp-prog"];
     // The plan of the open issue; it goes when the issue ends, and its folder with it.
     if root.join("docs/plan.md").exists() {
         expected.insert(2, "docs");
