@@ -307,7 +307,7 @@ impl<P: Payload> Connection<P> {
         if let Some(pace) = self.pace() {
             self.pacer.get_or_insert_default().on_sent(now, len, pace);
         }
-        self.loss.on_sent(now, len, again);
+        self.loss.on_sent(now, seq + len, len, again);
         self.on_record_sent(now, index, seq + len, len, again);
         if segment.flags.contains(Flags::ACK) {
             self.on_ack_sent();

@@ -124,6 +124,9 @@ impl LossDetection {
         acked: &Acked,
         context: &AckContext,
     ) -> Option<Instant> {
+        if self.phase == Phase::Open {
+            self.on_una(snd.una);
+        }
         let calm = self.phase == Phase::Open
             && !snd.is_troubled()
             && !context.duplicate
@@ -137,6 +140,17 @@ impl LossDetection {
             return None;
         }
         self.on_ack_in_trouble(snd, congestion, acked, context)
+    }
+
+    /// Sequence numbers that are kept move along, or two gigabytes later they would seem to lie ahead.
+    fn on_una(&mut self, una: SeqNumber) {
+        if una.after(self.recover) {
+            self.recover = una - 1;
+        }
+        if let Some(trouble) = &mut self.trouble {
+            trouble.undo = trouble.undo.filter(|undo| !undo.is_stale(una));
+            trouble.reordering.on_una(una);
+        }
     }
 
     fn on_ack_in_trouble<P: Payload>(
@@ -479,8 +493,8 @@ impl LossDetection {
         }
     }
 
-    /// Bytes were sent; `again`: not for the first time.
-    pub(crate) fn on_sent(&mut self, now: Instant, bytes: u32, again: bool) {
+    /// Bytes before `end` were sent; `again`: not for the first time.
+    pub(crate) fn on_sent(&mut self, now: Instant, end: SeqNumber, bytes: u32, again: bool) {
         let Some(trouble) = &mut self.trouble else {
             return;
         };
@@ -494,7 +508,7 @@ impl LossDetection {
             if self.phase != Phase::Open
                 && let Some(undo) = &mut trouble.undo
             {
-                undo.on_resent(now);
+                undo.on_resent(now, end);
             }
         }
     }

@@ -50,3 +50,21 @@ impl LossDetection {
         count(&mut self.trouble().counts.lost, lost);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bywash_wire::SeqNumber;
+
+    use super::*;
+
+    #[test]
+    fn the_mark_of_the_last_recovery_moves_along() {
+        let iss = SeqNumber::new(7);
+        let mut loss = LossDetection::new(iss);
+        for gigabytes in 1..10 {
+            let una = iss + (gigabytes << 30);
+            loss.on_una(una);
+            assert!(una.after(loss.recover), "{gigabytes} GiB on");
+        }
+    }
+}

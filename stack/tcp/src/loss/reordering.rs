@@ -56,14 +56,17 @@ impl Reordering {
 
     /// The peer has reported a duplicate that a retransmission has caused, and not a tail loss probe.
     pub(super) fn on_duplicate(&mut self, una: SeqNumber, nxt: SeqNumber) {
-        if self.round.is_some_and(|round| una.at_or_after(round)) {
-            self.round = None;
-        }
+        self.on_una(una);
         if self.round.is_none() && self.seen {
             self.round = Some(nxt);
             self.quarters = self.quarters.saturating_add(1);
             self.persist = PERSISTENCE;
         }
+    }
+
+    /// The round ends when `una` has passed it.
+    pub(super) fn on_una(&mut self, una: SeqNumber) {
+        self.round = self.round.filter(|round| una.before(*round));
     }
 
     /// A recovery, by whatever means, is over.
