@@ -229,6 +229,8 @@ pub(crate) struct World {
     pub(crate) ring_full: usize,
     /// This shard stands still.
     pub(crate) frozen: Option<usize>,
+    /// Allocations in the shards' turns, counted while it is `Some`.
+    pub(crate) allocations: Option<u64>,
 }
 
 impl World {
@@ -277,6 +279,7 @@ impl World {
             lost_per_mille: 0,
             ring_full: 0,
             frozen: None,
+            allocations: None,
         }
     }
 
@@ -289,8 +292,14 @@ impl World {
 
     fn turn_servers(&mut self) {
         for (index, server) in self.servers.iter_mut().enumerate() {
-            if self.frozen != Some(index) {
+            if self.frozen == Some(index) {
+                continue;
+            }
+            let counted = allocation_counter::measure(|| {
                 server.turn();
+            });
+            if let Some(allocations) = &mut self.allocations {
+                *allocations += counted.count_total;
             }
         }
     }

@@ -123,6 +123,25 @@ fn a_connection_follows_its_packets_and_keeps_order() {
     }
 }
 
+#[test]
+fn a_hand_over_allocates_nothing() {
+    let mut world = world(PoolPolicy::Shared, false, 90);
+    world.rss = Box::new(|_| 1);
+    for flow in 0..FLOWS {
+        world.send(flow, 3_000_000);
+    }
+    world.settle(FLOWS as u64 * 3_000_000, 100_000, STEP);
+    let before = world.counter("handed-over");
+    world.allocations = Some(0);
+    for flow in 0..FLOWS {
+        world.send(flow, 3_000_000);
+    }
+    world.settle(FLOWS as u64 * 6_000_000, 100_000, STEP);
+    let handed = world.counter("handed-over") - before;
+    assert!(handed > 12_000, "only {handed} frames were handed over");
+    assert_eq!(world.allocations, Some(0), "for {handed} frames");
+}
+
 /// What a shard that does not keep up cannot take is dropped with a count, and what waits for it is bounded.
 #[test]
 fn a_shard_that_stands_still_gets_no_more_than_its_inbox_holds() {
