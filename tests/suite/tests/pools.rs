@@ -1,0 +1,164 @@
+//! Flow pools on a device: flows get rings and lose them at full rate, and each segment stays in its place.
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bywash::{
+    ConnId, ConnOptions, Context, Engine, EngineConfig, Event, PoolClass, PoolLimits, PoolPolicy,
+    Port, Recv, Service, ShardConfig,
+};
+use bywash_tests::bywash::{binary, over_shards};
+use bywash_tests::process::Running;
+use bywash_tests::{Bed, LIMIT, Shape};
+use nix::sys::socket::{setsockopt, sockopt};
+use serde_json::Value;
+
+const PORT: u16 = 9100;
+const FLOWS: u64 = 4;
+const BURSTS: u64 = 40;
+const BURST: u64 = 1 << 20;
+/// What a sender may have under way: four times that stays below the 256 entries of veth's ring, so that nothing is lost.
+const SEND_BUFFER: usize = 32 * 1024;
+
+/// What the connections saw, as their shard's service last looked.
+#[derive(Debug, Default)]
+struct Seen {
+    received: u64,
+    connections: usize,
+    out_of_order: u64,
+}
+
+struct Sink {
+    seen: Arc<Mutex<Seen>>,
+    connections: Vec<ConnId>,
+}
+
+impl Service for Sink {
+    fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
+        match event {
+            Event::Started => {
+                cx.listen(PORT, ConnOptions::default())
+                    .expect("nobody else listens");
+            }
+            Event::Accepted { conn, .. } => self.connections.push(conn),
+            Event::Readable { conn } => {
+                let mut bytes = 0;
+                while let Ok(Recv::Data(frame)) = cx.recv(conn) {
+                    bytes += frame.len() as u64;
+                }
+                self.seen.lock().expect("nobody panics with it").received += bytes;
+            }
+            Event::Stopping => {
+                let mut seen = self.seen.lock().expect("nobody panics with it");
+                for conn in &self.connections {
+                    let info = cx.info(*conn).expect("still open");
+                    seen.connections += 1;
+                    seen.out_of_order += info.out_of_order;
+                }
+                cx.stop();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Flows of the peer's kernel: bursts at full rate, with pauses in which others want the ring.
+fn flows(bed: &Bed) -> Vec<JoinHandle<TcpStream>> {
+    let server = SocketAddr::new(bed.host.address(false), PORT);
+    let flow = |number: u64| {
+        bed.peer.spawn(move || {
+            let mut stream = TcpStream::connect(server).expect("the sink listens");
+            setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER).expect("a send buffer");
+            let burst = vec![number as u8; BURST as usize];
+            for _ in 0..BURSTS {
+                stream.write_all(&burst).expect("the sink reads");
+                std::thread::sleep(Duration::from_millis(20 + 7 * number));
+            }
+            stream
+        })
+    };
+    (0..FLOWS).map(flow).collect()
+}
+
+/// What `bywash ss` says of the engine in this process.
+fn ss() -> Value {
+    let reports = Running::start(Command::new(binary()).args(["ss", "--json"])).wait(LIMIT);
+    let all: Value = reports.json();
+    let own = all
+        .as_array()
+        .and_then(|all| all.iter().find(|one| one["pid"] == std::process::id()));
+    own.expect("our engine answers").clone()
+}
+
+#[test]
+fn flows_come_and_go_at_full_rate_and_keep_their_order() {
+    let bed = Bed::new(Shape::default());
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let (device, in_engine) = (bed.host.device.clone(), Arc::clone(&seen));
+    let engine = bed.host.inside(move || {
+        let config = EngineConfig {
+            pools: vec![PoolClass::small(2)],
+            shard: ShardConfig {
+                pools: PoolPolicy::PromoteAfter(50_000),
+                pool_limits: PoolLimits {
+                    idle_after: Duration::from_millis(10),
+                    ..PoolLimits::default()
+                },
+                ..ShardConfig::default()
+            },
+            ..EngineConfig::new(device)
+        };
+        Engine::start(config, |_| Sink {
+            seen: Arc::clone(&in_engine),
+            connections: Vec::new(),
+        })
+        .expect("the device is free")
+    });
+    let streams: Vec<TcpStream> = flows(&bed)
+        .into_iter()
+        .map(|flow| flow.join().expect("it sends to its end"))
+        .collect();
+    let report = ss();
+    engine.stop();
+    engine.join().expect("a clean end");
+    drop(streams);
+    let seen = seen.lock().expect("nobody panics with it");
+    assert_eq!(seen.received, FLOWS * BURSTS * BURST);
+    assert_eq!(seen.connections as u64, FLOWS);
+    let counter = |name: &str| {
+        over_shards(&report, |shard| {
+            shard["counters"][name].as_u64().unwrap_or(0)
+        })
+    };
+    let figures = [
+        "promoted",
+        "demoted",
+        "frames-parked",
+        "moves-forced",
+        "rx-ring-full",
+    ]
+    .map(|name| (name, counter(name)));
+    println!("{seen:?} {figures:?}");
+    assert!(
+        counter("promoted") > 30 && counter("demoted") > 20,
+        "{report:#}"
+    );
+    assert_eq!(
+        counter("rx-ring-full") + counter("moves-forced"),
+        0,
+        "{report:#}"
+    );
+    assert_eq!(seen.out_of_order, 0, "{figures:?}");
+    // System calls: one kick for many segments, and a sleep only when there is nothing to do.
+    let calls = counter("kicks") + counter("sleeps");
+    let frames = counter("frames-received") + counter("frames-transmitted");
+    println!("{calls} system calls for {frames} frames");
+    assert!(
+        calls * 16 < frames,
+        "{calls} system calls for {frames} frames"
+    );
+}
