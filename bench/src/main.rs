@@ -20,6 +20,7 @@ mod machine;
 mod memory;
 mod netns;
 mod ours;
+mod pools;
 mod raw;
 mod report;
 mod run;
@@ -82,6 +83,8 @@ enum Experiment {
     Throughput,
     /// Ping-pong of one byte: raw AF_XDP, kernel TCP, Bywash.
     Latency,
+    /// What a turn pays for looking at 1 to 1022 receive rings: all of them, or those that XDP marks.
+    Pools,
     /// Both ends on one core without a kernel: Bywash and smoltcp. Needs no root.
     Memory,
     /// What a shard pays for forged segments of no connection. Needs no root.
@@ -145,6 +148,10 @@ fn measure(arguments: &Arguments) -> Result<Results> {
     if arguments.experiment == Experiment::Raw {
         let bed = Testbed::new(Offloads::Default, arguments.mtu)?;
         add(ceiling::sweep(&bed))?;
+    }
+    if arguments.experiment == Experiment::Pools {
+        let bed = Testbed::new(Offloads::Default, arguments.mtu)?;
+        add(pools::scan(&bed))?;
     }
     if wanted(Experiment::Throughput) {
         let bed = Testbed::new(Offloads::Default, arguments.mtu)?;

@@ -496,4 +496,6 @@ pub struct LedgerError {
 }
 
 #[cfg(test)]
+mod exhaustive;
+#[cfg(test)]
 mod tests;

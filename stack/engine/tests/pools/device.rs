@@ -161,6 +161,16 @@ impl Service for Source {
     }
 }
 
+/// When the client's completions come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Completions {
+    AtOnce,
+    /// Some time later, in any order.
+    Late,
+    /// One in fifty never.
+    Missing,
+}
+
 /// A cheap source of chance.
 pub(crate) struct Dice(u64);
 
@@ -173,7 +183,7 @@ impl Dice {
     }
 }
 
-fn memory(pools: &[PoolClass]) -> MemoryConfig {
+pub(crate) fn memory(pools: &[PoolClass]) -> MemoryConfig {
     MemoryConfig {
         umem: UmemConfig {
             rx_frames: 16_384,
@@ -215,7 +225,7 @@ fn environment(
 pub(crate) struct World {
     pub(crate) clock: ManualClock,
     pub(crate) client: Shard<VirtualPort, Source>,
-    client_queue: VirtualQueue,
+    pub(crate) client_queue: VirtualQueue,
     pub(crate) servers: Vec<Shard<VirtualPort, Sink>>,
     queues: Vec<VirtualQueue>,
     pub(crate) flows: Flows,
@@ -227,6 +237,10 @@ pub(crate) struct World {
     /// Of a thousand packets to the server, this many are lost.
     pub(crate) lost_per_mille: usize,
     pub(crate) ring_full: usize,
+    /// What becomes of the client's frames once they are on the wire.
+    pub(crate) completions: Completions,
+    /// Frames of the client's whose completion has not come.
+    pub(crate) withheld: Vec<Frame>,
     /// This shard stands still.
     pub(crate) frozen: Option<usize>,
     /// Allocations in the shards' turns, counted while it is `Some`.
@@ -241,9 +255,28 @@ impl World {
         connections: usize,
         seed: u64,
     ) -> Self {
+        Self::with(
+            config,
+            &memory(pools),
+            &memory(&[]),
+            shards,
+            connections,
+            seed,
+        )
+    }
+
+    /// With queues of these sizes: the servers', and the client's.
+    pub(crate) fn with(
+        config: &ShardConfig,
+        servers: &MemoryConfig,
+        client: &MemoryConfig,
+        shards: usize,
+        connections: usize,
+        seed: u64,
+    ) -> Self {
         let clock = ManualClock::new();
         let flows = Flows::default();
-        let (client, client_queue) = VirtualPort::open(&memory(&[])).expect("memory");
+        let (client, client_queue) = VirtualPort::open(client).expect("memory");
         let client = Shard::new(
             ShardConfig::default(),
             client,
@@ -252,7 +285,7 @@ impl World {
         );
         let mut queues = Vec::new();
         let members = (0..shards).map(|queue| {
-            let (port, device) = VirtualPort::open(&memory(pools)).expect("memory");
+            let (port, device) = VirtualPort::open(servers).expect("memory");
             queues.push(device);
             let table = Table {
                 flows: Rc::clone(&flows),
@@ -278,6 +311,8 @@ impl World {
             wire: VecDeque::new(),
             lost_per_mille: 0,
             ring_full: 0,
+            completions: Completions::AtOnce,
+            withheld: Vec::new(),
             frozen: None,
             allocations: None,
         }
@@ -287,6 +322,15 @@ impl World {
     fn perhaps_turn(&mut self) {
         if self.dice.roll(2) == 0 {
             self.turn_servers();
+        }
+    }
+
+    fn complete(&mut self, frame: Frame) {
+        match self.completions {
+            Completions::AtOnce => drop(frame),
+            Completions::Late => self.withheld.push(frame),
+            Completions::Missing if self.dice.roll(50) == 0 => self.withheld.push(frame),
+            Completions::Missing => drop(frame),
         }
     }
 
@@ -356,6 +400,7 @@ impl World {
                 if self.dice.roll(1000) >= self.lost_per_mille {
                     self.wire.push_back(frame.bytes().to_vec());
                 }
+                self.complete(frame);
             }
             let mut by_queue: Vec<Vec<Vec<u8>>> = vec![Vec::new(); self.queues.len()];
             for packet in self.wire.drain(..) {
@@ -366,6 +411,14 @@ impl World {
                 let mut packets = packets.into_iter().peekable();
                 while packets.peek().is_some() {
                     self.cycle(queue, packets.by_ref().take(CYCLE).collect());
+                }
+            }
+            if self.completions == Completions::Late {
+                for _ in 0..self.dice.roll(self.withheld.len() / 4 + 2) {
+                    if !self.withheld.is_empty() {
+                        let which = self.dice.roll(self.withheld.len());
+                        self.withheld.swap_remove(which);
+                    }
                 }
             }
             self.turn_servers();

@@ -5,6 +5,7 @@
 //! Shards may run between any two of those steps.
 
 mod device;
+mod faults;
 mod limits;
 mod order;
 mod queues;
