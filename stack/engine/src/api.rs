@@ -8,7 +8,7 @@ use bywash_xsk::Port;
 
 use crate::context::ConnOptions;
 use crate::host::Resolution;
-use crate::listeners::LocalPorts;
+use crate::local_ports::LocalPorts;
 use crate::payload::FramePayload;
 use crate::service::{ConnError, ConnId, ConnectError, ListenError, ListenerId, Recv};
 use crate::shard::{Conn, Core, Origin, Pressure, peer_of};
@@ -83,8 +83,7 @@ impl<P: Port> Core<P> {
                 .steering
                 .local_ports(range)
                 .map_err(ConnectError::Range)?;
-            let start = self.env.random.next_u64();
-            self.local_ports = LocalPorts::new(&ours, self.config.index, self.config.shards, start);
+            self.local_ports = LocalPorts::new(&ours, self.config.index, self.config.shards);
             self.local_ports.reserved = true;
         }
         let sources = self.env.routes.sources();

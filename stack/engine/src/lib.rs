@@ -38,6 +38,7 @@ mod directory;
 mod flows;
 mod idle;
 mod listeners;
+mod local_ports;
 mod path_mtus;
 mod paths;
 mod payload;

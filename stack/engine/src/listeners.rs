@@ -1,4 +1,4 @@
-//! The ports of one shard: who listens, and which local ports active opens may use.
+//! The ports of one shard on which somebody listens.
 
 use std::collections::HashMap;
 
@@ -88,81 +88,5 @@ impl Listeners {
         self.by_port
             .iter()
             .map(|(port, listener)| (*port, listener))
-    }
-}
-
-/// The local ports of active opens that belong to this shard: every `shards`-th of the range, so
-/// that shards need not agree on each one.
-pub(crate) struct LocalPorts {
-    first: u16,
-    count: u16,
-    step: u16,
-    next: u16,
-    /// The range stands in the demultiplexer and is reserved in the kernel.
-    pub(crate) reserved: bool,
-}
-
-impl LocalPorts {
-    /// `start` is any number; it decides which port is tried first (RFC 6056 wants no order that
-    /// a peer can guess from outside).
-    pub(crate) fn new(
-        range: &std::ops::RangeInclusive<u16>,
-        index: u32,
-        shards: u32,
-        start: u64,
-    ) -> Self {
-        let first = u32::from(*range.start()) + index;
-        let end = u32::from(*range.end());
-        let count = if first > end {
-            0
-        } else {
-            (end - first) / shards + 1
-        };
-        Self {
-            first: first as u16,
-            count: count as u16,
-            step: shards as u16,
-            next: (start % u64::from(count.max(1))) as u16,
-            reserved: false,
-        }
-    }
-
-    /// The next port for which `taken` says no, each tried once.
-    pub(crate) fn pick(&mut self, mut taken: impl FnMut(u16) -> bool) -> Option<u16> {
-        for _ in 0..self.count {
-            let port = self.first + self.next * self.step;
-            self.next = (self.next + 1) % self.count;
-            if !taken(port) {
-                return Some(port);
-            }
-        }
-        None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shards_share_a_range_without_overlap() {
-        let range = 60000..=60010;
-        let mut seen = Vec::new();
-        for index in 0..3 {
-            let mut ports = LocalPorts::new(&range, index, 3, 7);
-            let mut mine = Vec::new();
-            while let Some(port) = ports.pick(|port| mine.contains(&port)) {
-                mine.push(port);
-            }
-            seen.extend(mine);
-        }
-        seen.sort_unstable();
-        assert_eq!(seen, range.collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn an_empty_share_gives_no_port() {
-        let mut ports = LocalPorts::new(&(60000..=60000), 1, 2, 0);
-        assert_eq!(ports.pick(|_| false), None);
     }
 }

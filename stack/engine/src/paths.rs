@@ -200,6 +200,7 @@ impl<P: Port> Core<P> {
                 .copied()
                 .find(|own| own.is_ipv4() == remote.is_ipv4())?
         };
+        let hash = self.secrets.local_port(source, remote);
         let Self {
             local_ports,
             flows,
@@ -208,10 +209,10 @@ impl<P: Port> Core<P> {
             ..
         } = self;
         let tuple = |port| Tuple::tcp(source, port, remote.ip(), remote.port());
-        let free = local_ports.pick(|port| flows.lookup(&tuple(port)).is_some());
+        let free = local_ports.pick(hash, |port| flows.lookup(&tuple(port)).is_some());
         // RFC 6191 3: with timestamps a new connection can take the place of one in TIME-WAIT.
         let chosen = free.or_else(|| {
-            local_ports.pick(|port| match flows.lookup(&tuple(port)) {
+            local_ports.pick(hash, |port| match flows.lookup(&tuple(port)) {
                 Some(Place::TimeWait(index)) => time_waits
                     .get(index)
                     .is_none_or(|one| one.successor(*now).is_none()),

@@ -1,6 +1,7 @@
 //! Randomness of a shard: sequence numbers, timestamp offsets, ports.
 
 use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
 
 use bywash_tcp::CookieInput;
 use bywash_tcp::time::Instant;
@@ -42,6 +43,7 @@ pub(crate) struct Secrets {
     sequence: (u64, u64),
     timestamps: (u64, u64),
     cookies: (u64, u64),
+    ports: (u64, u64),
 }
 
 impl Secrets {
@@ -50,6 +52,7 @@ impl Secrets {
             sequence: (random.next_u64(), random.next_u64()),
             timestamps: (random.next_u64(), random.next_u64()),
             cookies: (random.next_u64(), random.next_u64()),
+            ports: (random.next_u64(), random.next_u64()),
         }
     }
 
@@ -62,6 +65,11 @@ impl Secrets {
     /// RFC 7323 7.1 wants an offset per connection, so that uptime and other flows stay hidden.
     pub(crate) fn timestamp_offset(&self, tuple: &Tuple) -> u32 {
         keyed(self.timestamps, tuple) as u32
+    }
+
+    /// RFC 6056 3.3.4: where the search for a local port begins, and which counter it shares.
+    pub(crate) fn local_port(&self, source: IpAddr, remote: SocketAddr) -> u64 {
+        keyed(self.ports, &(source, remote))
     }
 
     /// RFC 4987 3.6: the hash of a SYN cookie.

@@ -26,7 +26,8 @@ use crate::directory::{ControlMessage, Directory};
 use crate::flows::FlowTable;
 use crate::host::Routes;
 use crate::idle::Idle;
-use crate::listeners::{Listeners, LocalPorts};
+use crate::listeners::Listeners;
+use crate::local_ports::LocalPorts;
 use crate::path_mtus::PathMtus;
 use crate::payload::FramePayload;
 use crate::pools::Pools;
@@ -222,8 +223,7 @@ impl<P: Port> Core<P> {
     fn new(config: ShardConfig, port: P, mut env: Environment, directory: Arc<Directory>) -> Self {
         let now = env.clock.now();
         let secrets = Secrets::new(env.random.as_mut());
-        let start = env.random.next_u64();
-        let local_ports = LocalPorts::new(&config.local_ports, config.index, config.shards, start);
+        let local_ports = LocalPorts::new(&config.local_ports, config.index, config.shards);
         let pools = Pools::new(&port, &config, now);
         let scan = Scan::new(port.rings());
         let reads = vec![Read::default(); port.rings()];
