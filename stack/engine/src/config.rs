@@ -7,6 +7,7 @@ use bywash_tcp::Config as TcpConfig;
 use bywash_wire::ChecksumPolicy;
 
 use crate::defence::SynCookies;
+use crate::patrol::Reap;
 
 /// What a shard does when a turn found nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +111,8 @@ pub struct ShardConfig {
     pub max_connections: u32,
     /// Connections in TIME-WAIT that the shard remembers; beyond it the oldest is forgotten (Linux's `tcp_max_tw_buckets`).
     pub max_time_waits: u32,
+    /// Which connections the shard ends by itself.
+    pub reap: Reap,
     /// Local ports of active opens.
     pub local_ports: RangeInclusive<u16>,
     /// RSTs per second that answer segments of no connection.
@@ -146,6 +149,7 @@ impl Default for ShardConfig {
             syn_cookies: SynCookies::WhenFull,
             max_connections: 1 << 20,
             max_time_waits: 1 << 18,
+            reap: Reap::default(),
             local_ports: 61440..=65535,
             resets_per_second: 1000,
             challenges_per_second: 1000,

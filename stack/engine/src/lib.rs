@@ -41,6 +41,7 @@ mod listeners;
 mod local_ports;
 mod path_mtus;
 mod paths;
+pub mod patrol;
 mod payload;
 mod pools;
 mod pulse;

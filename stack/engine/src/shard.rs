@@ -29,6 +29,7 @@ use crate::idle::Idle;
 use crate::listeners::Listeners;
 use crate::local_ports::LocalPorts;
 use crate::path_mtus::PathMtus;
+use crate::patrol::{Patrol, Progress};
 use crate::payload::FramePayload;
 use crate::pools::Pools;
 pub(crate) use crate::pools::Pressure;
@@ -100,6 +101,8 @@ pub(crate) struct Conn {
     pub(crate) told: bool,
     /// The service closed it and reads no more.
     pub(crate) abandoned: bool,
+    /// What the patrol knows of a connection for whose peer data waits.
+    pub(crate) progress: Option<Progress>,
     /// What an active open was asked for, kept until its path is known.
     pub(crate) opening: Option<Box<bywash_tcp::Config>>,
 }
@@ -142,6 +145,7 @@ pub struct Core<P: Port> {
     pub(crate) conns: Slab<Conn>,
     pub(crate) flows: FlowTable,
     pub(crate) time_waits: TimeWaits,
+    pub(crate) patrol: Patrol,
     pub(crate) listeners: Listeners,
     pub(crate) local_ports: LocalPorts,
     pub(crate) pools: Pools,
@@ -238,6 +242,7 @@ impl<P: Port> Core<P> {
             conns: Slab::new(),
             flows: FlowTable::default(),
             time_waits: TimeWaits::default(),
+            patrol: Patrol::new(now),
             listeners: Listeners::default(),
             local_ports,
             pools,
@@ -340,6 +345,7 @@ impl<P: Port> Core<P> {
         [
             self.wheel.next_wakeup(),
             self.time_waits.next_wakeup(),
+            self.next_patrol(),
             service,
             stopping,
             self.moves

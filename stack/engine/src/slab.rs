@@ -32,6 +32,11 @@ impl<T> Slab<T> {
         self.places.len() - self.free.len()
     }
 
+    /// Places, taken and free: indices are below this.
+    pub(crate) fn places(&self) -> usize {
+        self.places.len()
+    }
+
     /// The id that the next `insert` will give.
     pub(crate) fn next_id(&self) -> ConnId {
         match self.free.last() {

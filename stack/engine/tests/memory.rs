@@ -9,6 +9,7 @@ use bywash_engine::config::ShardConfig;
 use bywash_engine::context::{ConnOptions, Context};
 use bywash_engine::defence::SynCookies;
 use bywash_engine::memory::ADDRESSES_B;
+use bywash_engine::patrol::{Reap, SlowReader};
 use bywash_engine::service::{Event, Recv, Service};
 use bywash_engine::tcp::CloseReason;
 use bywash_engine::xsk::Port;
@@ -376,4 +377,63 @@ fn time_waits_are_bounded() {
         a.counters["time-waits-cut"] + b.counters["time-waits-cut"],
         30
     );
+}
+
+fn reaping(reap: Reap) -> ShardConfig {
+    ShardConfig {
+        reap,
+        ..ShardConfig::default()
+    }
+}
+
+/// A peer that takes nothing: TCP would probe it for ever.
+#[test]
+fn slow_readers_are_reset_by_policy_and_others_are_not() {
+    let slow = SlowReader {
+        bytes: 10_000,
+        period: Duration::from_secs(20),
+    };
+    let config = reaping(Reap {
+        slow: Some(slow),
+        ..Reap::default()
+    });
+    let mut client = Client::new(3, 3_000_000, 100_000);
+    client.stall_after = Some(50_000);
+    let mut world = World::new(&config, client, Echo::default(), Faults::default(), 51);
+    world.run(MINUTE * 2, |client, _| client.closed.len() == 3);
+    // Either end may lose its patience first: an echo server that cannot send does not read either.
+    assert_eq!(world.pair.a.service().closed.len(), 3);
+    let reports = [world.pair.a.report(), world.pair.b.report()];
+    let reaped = reports.iter().map(|one| one.counters["reaped-slow-reader"]);
+    assert!(reaped.sum::<u64>() >= 3);
+
+    // Without a stall, and without the policy, nobody is.
+    for (reap, stall, reaped) in [(config.reap, None, 0), (Reap::default(), Some(50_000), 0)] {
+        let mut client = Client::new(3, 3_000_000, 100_000);
+        client.stall_after = stall;
+        let config = reaping(reap);
+        let mut world = World::new(&config, client, Echo::default(), Faults::default(), 52);
+        world.run(MINUTE * 2, |client, _| client.is_complete());
+        assert_eq!(world.pair.a.service().is_complete(), stall.is_none());
+        assert_eq!(world.pair.b.report().counters["reaped-slow-reader"], reaped);
+        assert_eq!(world.pair.a.service().connected, 3);
+    }
+}
+
+#[test]
+fn idle_connections_are_reset_by_policy() {
+    let config = reaping(Reap {
+        idle: Some(Duration::from_secs(30)),
+        ..Reap::default()
+    });
+    let mut client = Client::new(5, 1_000_000, 100_000);
+    client.stall_after = Some(0);
+    let mut world = World::new(&config, client, Echo::default(), Faults::default(), 53);
+    world.run(Duration::from_secs(25), |_, _| false);
+    assert_eq!(world.pair.b.report().counters["reaped-idle"], 0);
+    world.run(MINUTE * 3, |client, _| client.closed.len() == 5);
+    let reports = [world.pair.a.report(), world.pair.b.report()];
+    let reaped: u64 = reports.iter().map(|one| one.counters["reaped-idle"]).sum();
+    assert!(reaped >= 5, "{reaped}");
+    assert!(reports.iter().all(|one| one.connections.is_empty()));
 }

@@ -4,6 +4,7 @@ use crate::congestion::{CongestionControl, CongestionFigures};
 use crate::loss::RecoveryInfo;
 use crate::snapshot::code;
 use crate::state::State;
+use crate::time::Instant;
 
 /// What kept the last call of `poll_transmit` from sending more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -139,4 +140,15 @@ pub struct Info {
     pub recovery: RecoveryInfo,
     /// What keeps us from sending more.
     pub limited_by: LimitedBy,
+}
+
+/// The little of [`Info`] that a policy about idle and slow peers needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// When the peer was last heard.
+    pub heard_at: Instant,
+    /// Payload bytes that the peer has acknowledged.
+    pub acked: u64,
+    /// Something waits to be sent or acknowledged.
+    pub waits: bool,
 }

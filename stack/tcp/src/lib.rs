@@ -104,7 +104,7 @@ pub use connection::{Connection, Disposition, SendError, Transmit};
 pub use cookie::CookieInput;
 pub use ecn::EcnMode;
 pub use event::{CloseReason, Event, Readiness};
-pub use info::{Info, LimitedBy};
+pub use info::{Activity, Info, LimitedBy};
 pub use listener::{ListenOutcome, Listener};
 pub use loss::{RecoveryInfo, RecoveryPhase};
 pub use payload::{COPYBREAK, Payload};

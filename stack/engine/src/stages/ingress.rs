@@ -334,6 +334,7 @@ impl<P: Port> Core<P> {
             ended: None,
             told: false,
             abandoned: false,
+            progress: None,
             opening,
         });
         self.counters.connections_opened += 1;

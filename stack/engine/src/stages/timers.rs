@@ -11,7 +11,7 @@ impl<P: Port> Core<P> {
     /// Timing wheel -> `Connection::on_timeout`; the service's own timers become events.
     pub(crate) fn timers(&mut self) -> usize {
         let now = self.now;
-        let mut fired = self.expire_time_waits();
+        let mut fired = self.expire_time_waits() + self.patrol();
         let Self {
             wheel,
             conns,

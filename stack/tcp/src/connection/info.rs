@@ -1,10 +1,19 @@
 //! The picture of a connection that `ss` and the tests look at.
 
 use super::Connection;
-use crate::info::Info;
+use crate::info::{Activity, Info};
 use crate::payload::Payload;
 
 impl<P: Payload> Connection<P> {
+    /// What a policy about idle and slow peers must know: cheap, for many connections.
+    pub fn activity(&self) -> Activity {
+        Activity {
+            heard_at: self.control.heard_at,
+            acked: self.snd.bytes_acked(),
+            waits: self.snd.is_outstanding() || self.snd.unsent() > 0,
+        }
+    }
+
     /// A picture of the connection, in the manner of `TCP_INFO` (STATUS of RFC 9293 3.10.6).
     pub fn info(&self) -> Info {
         let counters = &self.counters;
