@@ -149,6 +149,10 @@ impl<P: Port> Core<P> {
         let Some(conn) = self.conns.by_index(index) else {
             return Ok(());
         };
+        // Given up in the turn in which its path was found: it stays so.
+        if conn.tcp.is_closed() {
+            return Ok(());
+        }
         let Some(config) = conn.opening.take() else {
             return Ok(());
         };

@@ -59,7 +59,7 @@ impl Listener {
             epoch: epoch(now),
             size,
         };
-        let carried = carried(syn, size);
+        let carried = carried(syn, size, self.config().timestamps);
         // A connection is made and asked, so that this SYN-ACK is what its own would be; then it is gone.
         let iss = cookie(input, &hash);
         let mut connection: Connection<P> =
@@ -143,14 +143,14 @@ fn size_index(mss: Option<u16>, v4: bool) -> u8 {
         .unwrap_or(0) as u8
 }
 
-/// The SYN, with only what a cookie can carry.
-fn carried(syn: &Segment, size: u8) -> Segment {
+/// The SYN, with only what a cookie can carry: scale and SACK need timestamps that both ends use.
+fn carried(syn: &Segment, size: u8, timestamps: bool) -> Segment {
     let mut carried = *syn;
     // ECN cannot be carried, so it is not agreed on; nor is data on the SYN.
     carried.flags = Flags::SYN;
     carried.payload_len = 0;
     carried.options.mss = Some(SEGMENT_SIZES[usize::from(size)]);
-    if carried.options.timestamps.is_none() {
+    if carried.options.timestamps.is_none() || !timestamps {
         carried.options.window_scale = None;
         carried.options.sack_permitted = false;
     }
@@ -209,6 +209,35 @@ mod tests {
             );
             assert_eq!(back.window_scale, Some(7));
             assert!(back.sack_permitted);
+        }
+    }
+
+    /// Found by simulation: scale was offered and then not applied, because only the SYN's timestamps were looked at.
+    #[test]
+    fn without_timestamps_of_our_own_neither_scale_nor_sack_is_offered() {
+        for timestamps in [false, true] {
+            let listener = Listener::new(crate::Config {
+                timestamps,
+                ..crate::Config::default()
+            });
+            let addresses =
+                ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().expect("an address"));
+            let tuple = Tuple::tcp(addresses[0], 80, addresses[1], 40_000);
+            let syn = Segment {
+                flags: Flags::SYN,
+                options: Options {
+                    mss: Some(1460),
+                    window_scale: Some(7),
+                    sack_permitted: true,
+                    timestamps: Some(Timestamps::default()),
+                    ..Options::NONE
+                },
+                ..Segment::default()
+            };
+            let now = Instant::from_nanos(1);
+            let reply = listener.cookie_reply::<alloc::vec::Vec<u8>>(now, tuple, &syn, 0, |_| 0);
+            assert_eq!(reply.options.window_scale.is_some(), timestamps);
+            assert_eq!(reply.options.sack_permitted, timestamps);
         }
     }
 

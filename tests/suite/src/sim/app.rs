@@ -78,7 +78,10 @@ impl App {
     pub fn give_up<P: Port>(&mut self, cx: &mut Context<'_, P>) {
         let all: Vec<u32> = self.live.keys().copied().collect();
         for number in all {
-            if self.book.borrow_mut().entry(number).excuse.is_some() {
+            let mut book = self.book.borrow_mut();
+            let hopeless = book.entry(number).excuse.is_some() || book.excuse_cookie(number);
+            drop(book);
+            if hopeless {
                 self.abort(cx, number);
             }
         }

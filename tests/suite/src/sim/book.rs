@@ -66,6 +66,9 @@ pub struct Book {
     addresses: HashMap<u32, (SocketAddr, SocketAddr)>,
     /// Connections and sides that a RST has reached.
     pub resets: HashSet<(u32, usize)>,
+    /// Host `h` may answer a SYN by a cookie, of which it remembers nothing: if what follows is lost or out of order, so is
+    /// the connection (RFC 4987 3.6).
+    pub cookies: [bool; 2],
     /// Some host's clock has leapt by so much that TIME-WAIT may have been cut short.
     pub leapt: bool,
     /// World time.
@@ -95,6 +98,7 @@ impl Book {
             addresses: HashMap::new(),
             resets: HashSet::new(),
             leapt: false,
+            cookies: [false; 2],
             now: 0,
             failures: Vec::new(),
             verified: 0,
@@ -244,6 +248,18 @@ impl Book {
             // Its service will not hear of it any more.
             end.closed.get_or_insert(CloseReason::Aborted);
         }
+    }
+
+    /// A connection that a SYN cookie may have cost; `false`: no cookie can have to do with it.
+    pub fn excuse_cookie(&mut self, number: u32) -> bool {
+        let now = self.now;
+        let entry = &self.entries[number as usize];
+        let end = &entry.ends[1];
+        let may_be = self.cookies[1 - entry.plan.client] && (!end.open || end.opened_at == now);
+        if may_be {
+            self.excuse(number, "a SYN cookie was lost");
+        }
+        may_be
     }
 
     /// A host accepts no more connections.

@@ -204,6 +204,8 @@ pub struct Host {
     clock: HostClock,
     /// Host time less world time.
     ahead: u64,
+    /// Host time at which its kernel knows all paths.
+    known_at: u64,
 }
 
 impl Host {
@@ -216,6 +218,7 @@ impl Host {
             demux: Rc::default(),
             clock: HostClock(Rc::default()),
             ahead: scenario.hosts[index].clock,
+            known_at: 0,
         }
     }
 
@@ -236,6 +239,7 @@ impl Host {
             vlan: None,
             mtu: shape.shard.mtu,
         };
+        self.known_at = self.clock.0.get() + shape.route_takes;
         let mut members = Vec::new();
         self.queues.clear();
         for queue in 0..shape.queues {
@@ -245,7 +249,7 @@ impl Host {
                 clock: self.clock.clone(),
                 sources: own,
                 path,
-                known_at: self.clock.0.get() + shape.route_takes,
+                known_at: self.known_at,
                 asked: BTreeSet::new(),
             };
             let env = Environment {
@@ -274,6 +278,11 @@ impl Host {
     /// Whether it has shards.
     pub fn is_alive(&self) -> bool {
         !self.shards.is_empty()
+    }
+
+    /// Whether its connections can send.
+    pub fn knows_paths(&self) -> bool {
+        self.clock.0.get() >= self.known_at
     }
 
     /// Shows the world's time, as far ahead as this host's clock is.

@@ -28,8 +28,6 @@ pub struct Parcel {
     pub at: u64,
     /// What arrives.
     pub bytes: Box<[u8]>,
-    /// As it was sent: neither damaged nor forged.
-    pub genuine: bool,
 }
 
 /// One direction.
@@ -93,14 +91,10 @@ impl Link {
             self.changed[1] += 1;
             let at = at + self.dice.below(self.faults.delay.max(US));
             let bytes = bytes.clone();
-            out.push(Parcel {
-                at,
-                bytes,
-                genuine: true,
-            });
+            out.push(Parcel { at, bytes });
         }
-        let genuine = !self.damage(&mut bytes);
-        out.push(Parcel { at, bytes, genuine });
+        self.damage(&mut bytes);
+        out.push(Parcel { at, bytes });
         fate
     }
 
@@ -158,21 +152,17 @@ impl Link {
         self.busy_until
     }
 
-    fn damage(&mut self, bytes: &mut Box<[u8]>) -> bool {
-        let mut damaged = false;
+    fn damage(&mut self, bytes: &mut Box<[u8]>) {
         if self.dice.chance(self.faults.corruption) {
             let bit = self.dice.below((bytes.len() - ETHERNET) as u64 * 8) as usize;
             bytes[ETHERNET + bit / 8] ^= 1 << (bit % 8);
             self.changed[3] += 1;
-            damaged = true;
         }
         if self.dice.chance(self.faults.truncation) {
             let len = self.dice.between(1, bytes.len() as u64 - 1) as usize;
             *bytes = bytes[..len].into();
             self.changed[4] += 1;
-            damaged = true;
         }
-        damaged
     }
 
     /// From now on it only takes its time.

@@ -49,6 +49,8 @@ struct Side {
 #[derive(Clone, Debug, Default)]
 struct Flow {
     sides: [Side; 2],
+    /// One SYN was answered twice, by a cookie and by a connection: nobody outside knows which answer will count.
+    ambiguous: bool,
 }
 
 /// In-order data that an end has not acknowledged.
@@ -121,7 +123,13 @@ impl Tap {
         if segment.flags.contains(Flags::RST) {
             self.on_reset_sent(from, to);
         } else if segment.flags.contains(Flags::SYN) {
-            on_syn_sent(&mut flow, me, &decoded);
+            let known = self.book.borrow().number_either(from, to);
+            let twice = on_syn_sent(&mut flow, me, &decoded);
+            if let Some((number, _)) = known.filter(|_| twice) {
+                flow.ambiguous = self.book.borrow_mut().excuse_cookie(number);
+            }
+        } else if flow.ambiguous {
+            // Not to be judged.
         } else if flow.sides[me].iss.is_some() {
             let known = self.book.borrow().number_either(from, to);
             self.check_segment(&mut flow, me, &decoded);
@@ -146,7 +154,10 @@ impl Tap {
         let entry = book.entry(number);
         let end = &entry.ends[side];
         let lives = end.open && end.closed.is_none();
-        if lives && entry.excuse.is_none() {
+        let excused = entry.excuse.is_some();
+        let is_cookie = side == 1 && book.excuse_cookie(number);
+        let end = &book.entries[number as usize].ends[side];
+        if lives && !excused && !is_cookie {
             let text = format!("reset with reason: {from} reset connection {number}: {end:?}");
             book.fail(text);
         }
@@ -370,7 +381,7 @@ impl Tap {
             info.state,
             State::Closed | State::SynSent | State::SynReceived
         );
-        if info.bytes_in <= acked || !open {
+        if info.bytes_in <= acked || !open || flow.0.ambiguous {
             return;
         }
         let timestamps = if own.timestamps && peer.timestamps {
@@ -507,16 +518,18 @@ fn shift(own: &Side, peer: &Side) -> u8 {
     }
 }
 
-fn on_syn_sent(flow: &mut Flow, me: usize, decoded: &Decoded) {
+/// Whether it is another answer to a SYN that has been answered before.
+fn on_syn_sent(flow: &mut Flow, me: usize, decoded: &Decoded) -> bool {
     let segment = &decoded.segment;
     if flow.sides[me].iss == Some(segment.seq) {
-        return;
+        return false;
     }
     let answers = segment.flags.contains(Flags::ACK);
     if !answers {
         // A new incarnation.
         *flow = Flow::default();
     }
+    let twice = flow.sides[me].iss.is_some();
     let syn_window = flow.sides[me].syn_window;
     let options = &segment.options;
     flow.sides[me] = Side {
@@ -533,4 +546,5 @@ fn on_syn_sent(flow: &mut Flow, me: usize, decoded: &Decoded) {
         edge: answers.then(|| segment.seq + 1 + u32::from(syn_window)),
         ..Side::default()
     };
+    twice
 }

@@ -53,6 +53,11 @@ enum What {
         shard: usize,
         frame: Frame,
     },
+    /// The kernel knows the path that the shard asked for.
+    Path {
+        host: usize,
+        shard: usize,
+    },
     Happening(usize),
     Birth(usize),
     Stranger(stranger::Kind),
@@ -132,6 +137,10 @@ impl World {
         let mut dice = Dice::new(scenario.seed ^ 0x0b1e_55ed);
         let book = Book::new(&scenario.plans, tracing);
         let faults = scenario.faults.clone();
+        book.borrow_mut().cookies = [0, 1].map(|host| {
+            let backlog = scenario.hosts[host].shard.backlog as usize;
+            backlog < scenario.plans.len() || faults.stranger.syns > 0
+        });
         let mtu = [0, 1].map(|host| scenario.hosts[host].shard.mtu);
         let slack = [0, 1].map(|host| {
             let faults = &scenario.faults.hosts[host];
@@ -187,6 +196,9 @@ impl World {
         self.next_turn[host] = vec![u64::MAX; self.hosts[host].shards.len()];
         for shard in 0..self.hosts[host].shards.len() {
             self.wake(host, shard, self.now);
+            // The kernel's answer wakes its asker.
+            let known_at = self.now + self.scenario.hosts[host].route_takes;
+            self.push(known_at, What::Path { host, shard });
         }
     }
 
@@ -251,6 +263,11 @@ impl World {
                 // Completions wake nobody.
                 if shard < self.next_turn[host].len() {
                     self.wake(host, shard, self.now + LOOK_UP);
+                }
+            }
+            What::Path { host, shard } => {
+                if shard < self.next_turn[host].len() {
+                    self.wake(host, shard, self.now);
                 }
             }
             What::Happening(place) => self.fault(self.faults.happenings[place].1),
@@ -486,8 +503,8 @@ impl World {
             let mut parcels = std::mem::take(&mut self.parcels);
             let fate = self.links[host].send(self.now, bytes, &mut parcels);
             for parcel in parcels.drain(..) {
-                let Parcel { at, bytes, genuine } = parcel;
-                let host = 1 - host;
+                let Parcel { at, bytes } = parcel;
+                let (host, genuine) = (1 - host, true);
                 self.push(
                     at,
                     What::Arrival {
@@ -539,7 +556,8 @@ impl World {
         if let Err(error) = ledger {
             self.fail(format!("ledger: {error}"));
         }
-        let can_send = self.hosts[host].queues[shard].posted() == 0
+        let can_send = self.hosts[host].knows_paths()
+            && self.hosts[host].queues[shard].posted() == 0
             && umem.tx_free() > 0
             && !self.hosts[host].shards[shard].has_work();
         for (number, side) in self.tap.take_fresh(host) {
