@@ -2,10 +2,10 @@
 //! peers that take back what they said.
 
 use bywash_tcp::{Config, CongestionControl, RecoveryPhase};
-use bywash_wire::{Flags, SackBlocks, SeqNumber};
+use bywash_wire::{Flags, SackBlocks, SeqNumber, Timestamps};
 
 use crate::support::lone::{Lone, plain, segment};
-use crate::support::{Faults, ISS_A, Pair, Side, Trace, ms, pattern};
+use crate::support::{Faults, ISS_A, Pair, Random, Side, Trace, ms, pattern};
 
 const MSS: u32 = 1_448;
 
@@ -215,7 +215,7 @@ fn reordering_beyond_the_window_widens_it() {
 fn lost_acks_are_no_losses() {
     for seed in 0..10 {
         let mut pair = warm(&Config::default(), 60);
-        let mut random = crate::support::Random::new(seed);
+        let mut random = Random::new(seed);
         pair.network
             .drop_if(move |trace| trace.from == Side::B && random.chance(300));
         transfer(&mut pair, 500);
@@ -384,4 +384,120 @@ fn blocks_of_what_was_never_sent_are_not_believed() {
     half.options.sack = [(seq(1) + 50, seq(3) + 50)].into_iter().collect();
     lone.get_segment(&half, b"");
     assert_eq!(lone.tcp.info().recovery.sacked_now, 1);
+}
+
+/// Sequence space that the peer acknowledges or names: within what was sent, on and off the edges of segments.
+fn somewhere(random: &mut Random, lone: &Lone) -> SeqNumber {
+    let info = lone.tcp.info();
+    let una = ISS_A + 1 + info.bytes_acked as u32;
+    let within = random.below(u64::from(info.in_flight) + 1) as u32;
+    una + if random.chance(700) {
+        within / 100 * 100
+    } else {
+        within
+    }
+}
+
+fn liars_turn(random: &mut Random, lone: &mut Lone) {
+    match random.below(16) {
+        0..=2 if lone.tcp.send_room() >= 6_000 => {
+            for _ in 0..random.below(20) {
+                let len = 1 + random.below(300) as usize;
+                lone.send(&vec![1; len.min(lone.tcp.segment_limit())]);
+            }
+        }
+        3 => lone.now += ms(random.below(60)),
+        4 if lone.tcp.next_timeout().is_some() => lone.wait(),
+        5 => lone.desk.queued.set(random.chance(200)),
+        6 => lone.desk.exhausted.set(random.chance(200)),
+        7 if random.chance(100) => lone.tcp.set_mss(60 + random.below(300) as u16),
+        _ => {
+            let mut ack = segment(0, 1, Flags::ACK);
+            ack.ack = ISS_A + 1 + lone.tcp.info().bytes_acked as u32;
+            if random.chance(300) {
+                ack.ack = somewhere(random, lone);
+            }
+            for _ in 0..random.below(4) {
+                let start = somewhere(random, lone);
+                let end = somewhere(random, lone);
+                ack.options.sack.push(start, end);
+            }
+            ack.options.timestamps = Some(Timestamps {
+                value: lone.now.as_millis() as u32,
+                echo: (lone.now.as_millis() as u32).wrapping_sub(random.below(300) as u32),
+            });
+            lone.get_segment(&ack, b"");
+        }
+    }
+    lone.sent();
+}
+
+#[test]
+fn a_peer_that_acknowledges_at_random_confuses_nobody() {
+    for seed in 0..400 {
+        let mut random = Random::new(seed);
+        let config = Config {
+            sack: true,
+            timestamps: random.chance(500),
+            retries: 255,
+            send_buffer: 60_000,
+            congestion: [
+                CongestionControl::Cubic,
+                CongestionControl::Reno,
+                CongestionControl::Bbr,
+            ][random.below(3) as usize],
+            ..plain()
+        };
+        let mut lone = Lone::called_with(&config, |syn| {
+            syn.options.sack_permitted = true;
+            syn.options.timestamps = Some(Timestamps { value: 0, echo: 0 });
+            syn.window = 60_000;
+        });
+        lone.get(0, 1, Flags::ACK, b"");
+        for _ in 0..400 {
+            liars_turn(&mut random, &mut lone);
+            let info = lone.tcp.info();
+            assert!(info.recovery.pipe <= 2 * info.in_flight, "seed {seed}");
+            let awaits = info.in_flight > 0;
+            assert!(!awaits || lone.tcp.next_timeout().is_some(), "seed {seed}");
+        }
+        // An honest peer from now on: it acknowledges what there is.
+        lone.desk.queued.set(false);
+        lone.desk.exhausted.set(false);
+        for _ in 0..2_000 {
+            let info = lone.tcp.info();
+            if info.in_flight == 0 && info.unsent == 0 {
+                break;
+            }
+            lone.sent();
+            match (lone.tcp.next_send(), lone.tcp.next_timeout()) {
+                // Pacing.
+                (Some(at), _) => lone.now = at,
+                (None, Some(_)) => lone.wait(),
+                (None, None) => {
+                    let info = lone.tcp.info();
+                    assert_eq!(
+                        (info.in_flight, info.unsent),
+                        (0, 0),
+                        "seed {seed}: nobody moves"
+                    );
+                }
+            }
+            lone.sent();
+            let info = lone.tcp.info();
+            let mut ack = segment(0, 1, Flags::ACK);
+            ack.window = 60_000;
+            ack.ack = ISS_A + 1 + info.bytes_acked as u32 + info.in_flight;
+            ack.options.timestamps = Some(Timestamps {
+                value: lone.now.as_millis() as u32,
+                echo: lone.now.as_millis() as u32,
+            });
+            lone.get_segment(&ack, b"");
+            lone.sent();
+        }
+        let info = lone.tcp.info();
+        assert_eq!((info.in_flight, info.recovery.pipe), (0, 0), "seed {seed}");
+        assert_eq!(info.unsent, 0, "seed {seed}");
+        assert_eq!(lone.desk.alive.get(), 0, "seed {seed}");
+    }
 }
