@@ -70,6 +70,20 @@ impl<P: Payload> Connection<P> {
         }
     }
 
+    /// `segment.ack < snd.una`: overtaken on its way. What its SACK blocks name has still arrived.
+    pub(super) fn on_old_ack(&mut self, now: Instant, segment: &Segment) {
+        if !self.agreed.sack || segment.options.sack.is_empty() {
+            return;
+        }
+        let mut acked = self.snd.begin_ack();
+        let arrival = self.ack_arrival(now, segment);
+        self.snd
+            .on_sack(&mut acked, segment.ack, &segment.options.sack, &arrival);
+        if acked.sacked > 0 || acked.duplicate.is_some() {
+            self.on_acked(segment, &acked, arrival, false);
+        }
+    }
+
     /// The acknowledgment of the SYN moves `snd.una`.
     pub(super) fn on_syn_acked(&mut self, now: Instant, segment: &Segment) {
         let mut acked = self.snd.begin_ack();

@@ -190,6 +190,8 @@ impl<P: Payload> Connection<P> {
         }
         if ack.at_or_after(self.snd.una) {
             self.on_acceptable_ack(now, segment, arrival.seq_len() == 0);
+        } else {
+            self.on_old_ack(now, segment);
         }
         // LAST-ACK ends here.
         if let Phase::Closed(_) = self.phase {

@@ -350,6 +350,20 @@ fn a_peer_that_only_seems_to_take_blocks_back_has_time_to_say_so() {
 }
 
 #[test]
+fn an_overtaken_ack_still_names_what_has_arrived() {
+    let mut lone = ten_sent();
+    lone.now += ms(10);
+    sack(&mut lone, 2, &[]);
+    sack(&mut lone, 1, &[(5, 7)]);
+    let info = lone.tcp.info();
+    assert_eq!((info.recovery.sacked_now, info.in_flight), (2, 800));
+    assert_eq!(info.dup_acks, 0);
+    // What lies before the acknowledgments is known.
+    sack(&mut lone, 0, &[(1, 2)]);
+    assert_eq!(lone.tcp.info().recovery.sacked_now, 2);
+}
+
+#[test]
 fn segments_cut_for_a_smaller_path_are_acknowledged_in_part() {
     let mut lone = ten_sent();
     lone.now += ms(10);
