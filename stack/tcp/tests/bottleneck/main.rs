@@ -51,7 +51,7 @@ fn measure(link: Link, flows: &[Config], secs: u64) -> (f64, f64, f64, f64, Vec<
 #[test]
 fn a_shared_bottleneck() {
     let mut table = String::from(
-        "20 Mbit/s, 40 ms       | flows | goodput % | queue ms | dropped/1000 | fairness\n",
+        "20 Mbit/s, 40 ms       | flows | goodput % | queue ms | lost/1000 | fairness\n",
     );
     for buffer in [25, 100, 400] {
         for congestion in CongestionControl::ALL {
@@ -61,7 +61,7 @@ fn a_shared_bottleneck() {
                     measure(Link::new(20, 40, buffer), &configs, 60);
                 writeln!(
                     table,
-                    "{congestion:5} buffer {buffer:3} % BDP |   {flows}   |   {goodput:5.1}   |  {queue:6.1}  |    {dropped:6.1}    |   {fair:.2}"
+                    "{congestion:5} buffer {buffer:3} % BDP |   {flows}   |    {goodput:3.0}    |   {queue:4.0}   |    {dropped:3.0}    |   {fair:.1}"
                 )
                 .expect("a string takes all");
                 assert!(goodput > 60.0, "{congestion} {buffer} {flows}: {goodput}");
@@ -86,7 +86,7 @@ fn different_algorithms_share_a_bottleneck() {
             let mbit = |bytes: u64| bytes as f64 * 8.0 / 30.0 / 1e6;
             writeln!(
                 table,
-                "buffer {buffer:3} % BDP: {one:5} {:5.1}   {other:5} {:5.1}",
+                "buffer {buffer:3} % BDP: {one:5} {:3.0}   {other:5} {:3.0}",
                 mbit(shares[0]),
                 mbit(shares[1])
             )
