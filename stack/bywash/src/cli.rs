@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bywash::{EngineConfig, IdlePolicy, PoolPolicy};
+use bywash::{CongestionControl, EcnMode, EngineConfig, IdlePolicy, PoolPolicy};
 use bywash_engine::config::{Discard, PoolLimits};
 use bywash_engine::engine::{OnDeath, XdpMode};
 use bywash_engine::wire::ChecksumPolicy;
@@ -84,6 +84,18 @@ pub(crate) struct DeviceArgs {
     /// A flow that has received nothing for this long gives its ring to another that wants one
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "1", help_heading = "Device")]
     pool_idle: Duration,
+    /// Congestion control algorithm: cubic, reno or bbr [default: cubic]
+    #[arg(short = 'C', long, value_name = "NAME", help_heading = "TCP")]
+    pub(crate) congestion: Option<CongestionControl>,
+    /// Space segments out in time, also with cubic and reno (bbr always does)
+    #[arg(long, help_heading = "TCP")]
+    pacing: bool,
+    /// Never send faster on one connection than BITS per second, as in 100M (powers of 1000)
+    #[arg(long, value_name = "BITS", value_parser = bits, help_heading = "TCP")]
+    fq_rate: Option<u64>,
+    /// Explicit congestion notification (RFC 3168)
+    #[arg(long, value_enum, default_value_t = EcnArg::Accept, help_heading = "TCP")]
+    ecn: EcnArg,
     /// When there is nothing to do: spin, sleep, or spin-then-sleep=MICROSECONDS
     #[arg(long, value_name = "POLICY", value_parser = idle_policy, help_heading = "Device")]
     idle: Option<IdlePolicy>,
@@ -168,6 +180,16 @@ enum DiscardArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EcnArg {
+    /// Neither asked for nor accepted
+    Off,
+    /// Asked for, and accepted
+    On,
+    /// Accepted if the peer asks
+    Accept,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ModeArg {
     /// Zero-copy if the driver can, else copy; the ready line says which
     Auto,
@@ -225,6 +247,7 @@ impl DeviceArgs {
         if let Some(idle) = self.idle {
             config.shard.idle = idle;
         }
+        self.set_tcp(&mut config.shard.tcp);
         config.mode = match (self.mode, self.require_zero_copy) {
             (ModeArg::Copy, true) => {
                 return Err("--require-zero-copy contradicts --mode copy: drop one".to_owned());
@@ -266,6 +289,36 @@ impl DeviceArgs {
         });
         config.threaded_napi = self.threaded_napi;
     }
+}
+
+impl DeviceArgs {
+    fn set_tcp(&self, tcp: &mut bywash_engine::tcp::Config) {
+        tcp.congestion = self.congestion.unwrap_or_default();
+        tcp.pacing = self.pacing;
+        tcp.max_pacing_rate = self.fq_rate.map(|bits| bits.div_ceil(8));
+        tcp.ecn = match self.ecn {
+            EcnArg::Off => EcnMode::Off,
+            EcnArg::On => EcnMode::On,
+            EcnArg::Accept => EcnMode::Accept,
+        };
+    }
+}
+
+/// Bits a second, with the suffixes that iperf3 knows for rates (powers of 1000). Zero would send nothing, for ever.
+fn bits(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.chars().last() {
+        Some('k' | 'K') => (&text[..text.len() - 1], 1_000),
+        Some('m' | 'M') => (&text[..text.len() - 1], 1_000_000),
+        Some('g' | 'G') => (&text[..text.len() - 1], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let rate = number::<u64>(digits, "bits per second, with K, M or G behind it")?
+        .checked_mul(unit)
+        .ok_or_else(|| format!("{text:?} bits are more than can be counted"))?;
+    if rate < 8 {
+        return Err("a rate needs at least 8 bits per second".to_owned());
+    }
+    Ok(rate)
 }
 
 fn watchdog(text: &str) -> Result<Watchdog, String> {
@@ -452,6 +505,9 @@ pub(crate) struct SsArgs {
     /// One JSON array of engine reports
     #[arg(long)]
     pub(crate) json: bool,
+    /// Of each connection why it is not faster: congestion control, rates, losses, where its time went
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) info: bool,
     /// The rings of single flows too: who has them, what they bring and hold
     #[arg(long, conflicts_with = "json")]
     pub(crate) pools: bool,

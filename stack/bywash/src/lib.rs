@@ -54,7 +54,7 @@ pub use bywash_engine::remote::{Failure, FailureCode, Lease, Readiness, Remote, 
 pub use bywash_engine::service::{
     ConnError, ConnId, ConnectError, Event, ListenError, ListenerId, Luggage, Recv, Service,
 };
-pub use bywash_engine::tcp::CloseReason;
+pub use bywash_engine::tcp::{CloseReason, CongestionControl, EcnMode};
 pub use bywash_engine::xsk::{Frame, PoolClass, Port};
 pub use listener::TcpListener;
 pub use stack::Stack;

@@ -257,6 +257,10 @@ impl<P: Port> Core<P> {
 
     fn config_with(&self, options: ConnOptions) -> TcpConfig {
         let mut config = self.config.tcp.clone();
+        if let Some(congestion) = options.congestion {
+            config.congestion = congestion;
+        }
+        config.max_pacing_rate = options.max_pacing_rate.or(config.max_pacing_rate);
         if let Some(nagle) = options.nagle {
             config.nagle = nagle;
         }

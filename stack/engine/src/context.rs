@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bywash_tcp::Info;
 use bywash_tcp::time::Instant;
+use bywash_tcp::{CongestionControl, Info};
 use bywash_xsk::{Port, RegionView, Waker};
 
 use crate::service::{ConnError, ConnId, ConnectError, ListenError, ListenerId, Recv};
@@ -29,6 +29,10 @@ pub struct ConnOptions {
     pub receive_buffer_max: Option<usize>,
     /// Send buffer in bytes (SO_SNDBUF).
     pub send_buffer: Option<usize>,
+    /// Congestion control algorithm (TCP_CONGESTION).
+    pub congestion: Option<CongestionControl>,
+    /// Most bytes a second to send (SO_MAX_PACING_RATE).
+    pub max_pacing_rate: Option<u64>,
 }
 
 impl<'a, P: Port> Context<'a, P> {

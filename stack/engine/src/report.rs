@@ -1,14 +1,18 @@
 //! What a shard and an engine say of themselves: the content of `ss`.
 
+mod sender;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use bywash_tcp::LimitedBy;
 use bywash_wire::{DropReason, Tuple};
 use bywash_xsk::{Port, Statistics};
 use serde::{Deserialize, Serialize};
 
 use crate::pools::Pool;
 use crate::shard::Core;
+pub use sender::SenderReport;
 
 /// Counters of a shard since its start.
 #[derive(Clone, Debug)]
@@ -121,8 +125,11 @@ pub struct ConnectionReport {
     pub retransmissions: u64,
     /// Segments received out of order.
     pub out_of_order: u64,
-    /// What keeps it from sending more.
+    /// What keeps it from sending more: `application`, `cwnd`, `rwnd`, `pacing`, `nagle`, `frames` or `tx-queue`.
     pub limited_by: String,
+    /// The sending half in detail.
+    #[serde(default)]
+    pub sender: SenderReport,
 }
 
 /// One listening port.
@@ -426,6 +433,13 @@ fn connection(conn: &crate::shard::Conn) -> ConnectionReport {
         bytes_acked: info.bytes_acked,
         retransmissions: info.retransmissions,
         out_of_order: info.out_of_order,
-        limited_by: format!("{:?}", info.limited_by),
+        limited_by: if conn.starved {
+            LimitedBy::Frames
+        } else {
+            info.limited_by
+        }
+        .name()
+        .to_owned(),
+        sender: SenderReport::new(&info),
     }
 }

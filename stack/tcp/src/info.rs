@@ -26,6 +26,21 @@ pub enum LimitedBy {
     Frames,
 }
 
+impl LimitedBy {
+    /// A short name, for tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Application => "application",
+            Self::CongestionWindow => "cwnd",
+            Self::ReceiveWindow => "rwnd",
+            Self::TransmitQueue => "tx-queue",
+            Self::Pacing => "pacing",
+            Self::Nagle => "nagle",
+            Self::Frames => "frames",
+        }
+    }
+}
+
 code!(
     enum LimitedBy {
         Application = 0,

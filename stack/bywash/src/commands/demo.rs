@@ -102,9 +102,9 @@ fn ping_pong(config: &ShardConfig, args: &DemoArgs) -> Result<(), Failure> {
 fn picture<A: Service, B: Service>(pair: &MemoryPair<A, B>) -> Result<Vec<u8>, Failure> {
     let mut text = Vec::new();
     writeln!(text, "10.0.0.1")?;
-    ss::shard(&mut text, &pair.a.report())?;
+    ss::shard(&mut text, &pair.a.report(), false)?;
     writeln!(text, "10.0.0.2")?;
-    ss::shard(&mut text, &pair.b.report())?;
+    ss::shard(&mut text, &pair.b.report(), false)?;
     Ok(text)
 }
 

@@ -47,6 +47,7 @@ fn client(args: &Iperf3Args, host: &str) -> Result<ClientOptions, Failure> {
     options.bidirectional = args.bidir;
     options.no_delay = args.no_delay;
     options.mss = args.set_mss;
+    options.congestion = args.device.congestion;
     if let Some(length) = args.length {
         // What is too much for a u32 is too much for `check` as well.
         options.length = u32::try_from(length).unwrap_or(u32::MAX);

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &SsArgs) -> Result<(), Failure> {
         writeln!(out, "no engine runs on this host")?;
     } else {
         for report in &reports {
-            engine(&mut out, report, args.pools)?;
+            engine(&mut out, report, args)?;
         }
     }
     out.flush()?;
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &SsArgs) -> Result<(), Failure> {
     }
 }
 
-fn engine(out: &mut impl Write, report: &EngineReport, with_pools: bool) -> io::Result<()> {
+fn engine(out: &mut impl Write, report: &EngineReport, args: &SsArgs) -> io::Result<()> {
     let addresses: Vec<String> = report.addresses.iter().map(ToString::to_string).collect();
     writeln!(
         out,
@@ -72,8 +72,8 @@ fn engine(out: &mut impl Write, report: &EngineReport, with_pools: bool) -> io::
     watchdog(out, report.watchdog.as_ref())?;
     counters(out, "  demux", report.xdp.iter())?;
     for one in &report.shards {
-        shard(out, one)?;
-        if with_pools {
+        shard(out, one, args.info)?;
+        if args.pools {
             pools(out, one)?;
         }
     }
@@ -107,8 +107,8 @@ fn watchdog(out: &mut impl Write, report: Option<&WatchdogReport>) -> io::Result
     writeln!(out)
 }
 
-/// A shard's part of the table; `bywash demo` shows the in-memory shards by it.
-pub(crate) fn shard(out: &mut impl Write, shard: &ShardReport) -> io::Result<()> {
+/// A shard's part of the table; `bywash demo` shows the in-memory shards by it. `info`: a second line for each connection.
+pub(crate) fn shard(out: &mut impl Write, shard: &ShardReport, info: bool) -> io::Result<()> {
     let frames = &shard.frames;
     writeln!(
         out,
@@ -134,7 +134,7 @@ pub(crate) fn shard(out: &mut impl Write, shard: &ShardReport) -> io::Result<()>
     if !shard.connections.is_empty() {
         writeln!(
             out,
-            "    {:<11} {:<28} {:<28} {:>5} {:>8} {:>9} {:>9} {:>9} {:>6} {:>9} {:>9}",
+            "    {:<11} {:<28} {:<28} {:>5} {:>8} {:>9} {:>9} {:>9} {:>6} {:>9} {:>9} {:<5} LIMIT",
             "STATE",
             "LOCAL",
             "PEER",
@@ -146,10 +146,14 @@ pub(crate) fn shard(out: &mut impl Write, shard: &ShardReport) -> io::Result<()>
             "RETR",
             "IN",
             "OUT",
+            "CC",
         )?;
     }
     for conn in &shard.connections {
         connection(out, conn)?;
+        if info {
+            sender(out, conn)?;
+        }
     }
     Ok(())
 }
@@ -200,7 +204,7 @@ fn connection(out: &mut impl Write, conn: &ConnectionReport) -> io::Result<()> {
         .map_or_else(|| "-".to_owned(), |pool| pool.to_string());
     writeln!(
         out,
-        "    {:<11} {:<28} {:<28} {pool:>5} {:>8} {:>9} {:>9} {:>9} {:>6} {:>9} {:>9}",
+        "    {:<11} {:<28} {:<28} {pool:>5} {:>8} {:>9} {:>9} {:>9} {:>6} {:>9} {:>9} {:<5} {}",
         conn.state,
         conn.local.to_string(),
         conn.remote.to_string(),
@@ -211,7 +215,57 @@ fn connection(out: &mut impl Write, conn: &ConnectionReport) -> io::Result<()> {
         conn.retransmissions,
         size(conn.bytes_in),
         size(conn.bytes_acked),
+        conn.sender.congestion,
+        conn.limited_by,
     )
+}
+
+/// Why it is not faster: what `ss -i` says of the kernel's connections.
+fn sender(out: &mut impl Write, conn: &ConnectionReport) -> io::Result<()> {
+    let sender = &conn.sender;
+    let rate = |bytes: u64| format!("{:.1} Mbit/s", bytes as f64 * 8e-6);
+    let mut words = vec![format!("{} ({})", sender.congestion, sender.phase)];
+    match conn.ssthresh {
+        u32::MAX => {}
+        ssthresh => words.push(format!("ssthresh {}", size(ssthresh.into()))),
+    }
+    words.push(format!(
+        "rtt {} us, deviation {}, least {}",
+        conn.rtt_us, sender.rttvar_us, sender.rtt_us_min
+    ));
+    words.push(format!("rto {} ms, mss {}", conn.rto_us / 1_000, conn.mss));
+    let whose = match sender.delivery_rate_app_limited {
+        true => " (all the application gave)",
+        false => "",
+    };
+    words.push(format!("delivery {}{whose}", rate(sender.delivery_rate)));
+    if let Some(pacing) = sender.pacing_rate {
+        words.push(format!("pacing {}", rate(pacing)));
+    }
+    if let Some(bandwidth) = sender.bandwidth {
+        words.push(format!("bandwidth {}", rate(bandwidth)));
+    }
+    if sender.recovery != "Open" {
+        words.push(format!("recovery {}", sender.recovery));
+    }
+    for (count, what) in [
+        (sender.sacked_now.into(), "sacked"),
+        (sender.lost_now.into(), "lost now"),
+        (sender.lost, "lost"),
+        (sender.timeouts, "time-outs"),
+        (sender.undone, "undone"),
+        (sender.ecn_marks, "CE in"),
+        (sender.ecn_echoes, "ECE in"),
+    ] {
+        if count > 0 {
+            words.push(format!("{what} {count}"));
+        }
+    }
+    words.push(format!(
+        "busy {} ms (rwnd-limited {}, sndbuf-limited {})",
+        sender.busy_ms, sender.rwnd_limited_ms, sender.sndbuf_limited_ms
+    ));
+    writeln!(out, "        {}", words.join(", "))
 }
 
 /// Those that are not zero, on one line.

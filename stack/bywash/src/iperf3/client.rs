@@ -172,6 +172,7 @@ impl Client {
             ConnOptions {
                 nagle,
                 mss: self.options.mss,
+                congestion: self.options.congestion,
                 ..ConnOptions::default()
             },
         ) {
@@ -477,6 +478,9 @@ fn parameters(options: &ClientOptions) -> Parameters {
         len: options.length,
         nodelay: options.no_delay,
         mss: options.mss.map_or(0, u32::from),
+        congestion: options
+            .congestion
+            .map_or_else(String::new, |name| name.to_string()),
         ..Parameters::default()
     }
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use bywash_engine::tcp::{CongestionControl, UnknownCongestionControl};
+
 use super::options::{DEFAULT_LENGTH, MAX_LENGTH, MAX_OMIT, MAX_PARALLEL, MAX_TIME};
 
 /// What we say we are, where the protocol carries a version. Stock programs only show it.
@@ -190,6 +192,9 @@ pub struct Parameters {
     /// Bits per second that a sender may send; 0 for no limit.
     #[serde(default, skip_serializing_if = "is_zero_u64")]
     pub bandwidth: u64,
+    /// TCP_CONGESTION; empty for the default.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub congestion: String,
     /// Resolution of the stock program's pacing, in microseconds.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pacing_timer: u32,
@@ -232,6 +237,7 @@ impl Default for Parameters {
             window: 0,
             len: DEFAULT_LENGTH,
             bandwidth: 0,
+            congestion: String::new(),
             pacing_timer: 1000,
             client_version: VERSION.to_owned(),
         }
@@ -260,6 +266,11 @@ pub enum Refusal {
     /// `-R` and `--bidir` at once.
     #[error("the client asked for a reverse and a bidirectional test at once")]
     BothWays,
+    /// A congestion control algorithm that there is not.
+    #[error(
+        "the client asked for the congestion control algorithm {0:?}: {UnknownCongestionControl}"
+    )]
+    Congestion(String),
     /// Pacing is asked of our side, and we have none.
     #[error(
         "the client asked the server to send at {0} bits a second; only unlimited sending is served here"
@@ -272,6 +283,7 @@ impl Refusal {
     pub const fn code(&self) -> i32 {
         match self {
             Self::Protocol(_) | Self::Paced(_) => 13, // IEUNIMP
+            Self::Congestion(_) => 134,               // IESETCONGESTION
             Self::TooLarge { .. } | Self::Zero(_) | Self::BothWays => 114, // IERECVPARAMS
         }
     }
@@ -309,10 +321,22 @@ impl Parameters {
         if self.reverse && self.bidirectional {
             return Err(Refusal::BothWays);
         }
+        self.congestion()?;
         if self.bandwidth != 0 && (self.reverse || self.bidirectional) {
             return Err(Refusal::Paced(self.bandwidth));
         }
         Ok(())
+    }
+
+    /// The congestion control algorithm asked for; `None`: any.
+    pub fn congestion(&self) -> Result<Option<CongestionControl>, Refusal> {
+        if self.congestion.is_empty() {
+            return Ok(None);
+        }
+        self.congestion
+            .parse()
+            .map(Some)
+            .map_err(|_| Refusal::Congestion(self.congestion.clone()))
     }
 
     /// Data connections in all.

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use bywash_engine::tcp::CongestionControl;
+
 use super::error::Iperf3Error;
 
 /// The port that `iperf3` listens on unless told otherwise.
@@ -97,6 +99,8 @@ pub struct ClientOptions {
     pub no_delay: bool,
     /// Largest segment payload, in bytes (`-M`).
     pub mss: Option<u16>,
+    /// Congestion control algorithm of both sides (`-C`); `None`: each side's own.
+    pub congestion: Option<CongestionControl>,
     /// One JSON document instead of lines (`--json`).
     pub json: bool,
     /// Time between reports (`-i`); zero for none.
@@ -118,6 +122,7 @@ impl ClientOptions {
             length: DEFAULT_LENGTH,
             no_delay: false,
             mss: None,
+            congestion: None,
             json: false,
             interval: Duration::from_secs(1),
             patience: Duration::from_secs(10),

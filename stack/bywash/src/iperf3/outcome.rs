@@ -1,12 +1,11 @@
 //! One side's totals and the peer's results, put together.
 
+use bywash_engine::tcp::CongestionControl;
+
 use super::cpu::CpuUse;
 use super::message::{Results, StreamResults, stream_id, stream_label};
 use super::meter::{Total, rate};
 use super::report::{CpuUtilization, End, SenderExtremes, SideTotal, StreamEnd, Sum};
-
-/// Congestion control of this stack by the name that Linux has for it: NewReno.
-const CONGESTION: &str = "reno";
 
 /// What our side measured.
 #[derive(Clone, Debug)]
@@ -15,6 +14,7 @@ pub(super) struct Outcome {
     /// Measured time.
     pub(super) seconds: f64,
     pub(super) cpu: CpuUse,
+    pub(super) congestion: CongestionControl,
 }
 
 impl Outcome {
@@ -40,7 +40,7 @@ impl Outcome {
             cpu_util_user: self.cpu.user,
             cpu_util_system: self.cpu.system,
             sender_has_retransmits: if sends { 1 } else { -1 },
-            congestion_used: Some(CONGESTION.to_owned()),
+            congestion_used: Some(self.congestion.to_string()),
             streams: (0..).zip(&self.totals).map(stream).collect(),
         }
     }
@@ -61,7 +61,7 @@ impl Outcome {
             system: results.cpu_util_system,
         });
         let (ours, theirs) = (
-            Some(CONGESTION.to_owned()),
+            Some(self.congestion.to_string()),
             peer.and_then(|results| results.congestion_used.clone()),
         );
         let (sender_name, receiver_name) = if first {
@@ -174,6 +174,7 @@ mod tests {
             totals: senders.iter().map(total).collect(),
             seconds: 2.0,
             cpu: CpuUse::default(),
+            congestion: CongestionControl::Cubic,
         }
     }
 

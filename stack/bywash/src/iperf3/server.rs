@@ -195,6 +195,10 @@ impl Server {
             // Fails only if the connection is gone, which `Closed` will say.
             let _ = cx.set_nagle(conn, false);
         }
+        if let Ok(Some(congestion)) = parameters.congestion() {
+            // As above.
+            let _ = cx.configure(conn, |config| config.congestion = congestion);
+        }
         let mut stream = Stream::new(conn, cell, parameters.len);
         stream.count(rest.len());
         let local = match &mut self.local {

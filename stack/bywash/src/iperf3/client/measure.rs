@@ -241,6 +241,10 @@ impl Client {
             totals,
             seconds,
             cpu,
+            congestion: self
+                .options
+                .congestion
+                .unwrap_or(cx.tcp_config().congestion),
         });
     }
 

@@ -395,10 +395,15 @@ impl Server {
             return;
         };
         let cpu = conductor.cpu.elapsed();
+        let asked = conductor.test.parameters().and_then(|parameters| {
+            // One that does not exist was refused before.
+            parameters.congestion().ok().flatten()
+        });
         conductor.outcome = Some(Outcome {
             totals: meter.totals(&samples),
             seconds: meter.seconds(ended_at),
             cpu,
+            congestion: asked.unwrap_or(cx.tcp_config().congestion),
         });
     }
 
