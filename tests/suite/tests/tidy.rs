@@ -174,9 +174,11 @@ impl<'ast> Visit<'ast> for Unsafe {
 }
 
 /// Folders that may have `unsafe` beside bywash-xsk, each with its reason.
-const UNSAFE_ELSEWHERE: [&str; 5] = [
+const UNSAFE_ELSEWHERE: [&str; 6] = [
     // A raw AF_XDP peer, whose crate has an unsafe interface.
     "bench/src/raw",
+    // ioctl(SIOCETHTOOL).
+    "stack/ethtool/src",
     // fork, and the child's system calls.
     "stack/guard/src",
     // packetdrill's table of C functions over raw pointers, and the `Send` that a lock makes true.
