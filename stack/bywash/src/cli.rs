@@ -7,6 +7,7 @@ use std::time::Duration;
 use bywash::{CongestionControl, EcnMode, EngineConfig, IdlePolicy, PoolPolicy};
 use bywash_engine::config::{Discard, PoolLimits};
 use bywash_engine::engine::{OnDeath, XdpMode};
+use bywash_engine::host::QueueSteering;
 use bywash_engine::wire::ChecksumPolicy;
 use bywash_engine::xsk::{BindMode, BusyPollConfig, PoolClass, TxChecksum};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
@@ -123,6 +124,9 @@ pub(crate) struct DeviceArgs {
     /// What is accepted as a checksum of what is received [default: as suits the device]
     #[arg(long, value_enum, help_heading = "Device")]
     rx_checksum: Option<RxChecksumArg>,
+    /// How the NIC is told which queue a flow goes to
+    #[arg(long, value_enum, default_value_t = QueueSteeringArg::None, help_heading = "Device")]
+    queue_steering: QueueSteeringArg,
     /// Run the device's NAPI in threads, off the shards' cores; undone at the end
     #[arg(long, help_heading = "Device")]
     threaded_napi: bool,
@@ -159,6 +163,16 @@ enum RxChecksumArg {
     VerifyOrPseudo,
     /// Not looked at: the NIC has verified it
     Trust,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum QueueSteeringArg {
+    /// Not at all: every queue needs a shard
+    None,
+    /// RSS indirection leads all traffic to the shards' queues, until the end
+    Rss,
+    /// Rules lead the ports of a single shard, and every active open, to the shard's queue
+    Ntuple,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -288,6 +302,11 @@ impl DeviceArgs {
             RxChecksumArg::Trust => ChecksumPolicy::Trusted,
         });
         config.threaded_napi = self.threaded_napi;
+        config.queue_steering = match self.queue_steering {
+            QueueSteeringArg::None => QueueSteering::None,
+            QueueSteeringArg::Rss => QueueSteering::Rss,
+            QueueSteeringArg::Ntuple => QueueSteering::Ntuple,
+        };
     }
 }
 

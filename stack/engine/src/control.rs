@@ -1,6 +1,6 @@
 //! What the control socket answers: pictures of the engine, gathered from its shards.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bywash_wire::ChecksumPolicy;
@@ -13,6 +13,7 @@ use crate::directory::{ControlMessage, Directory};
 use crate::engine::{EngineDescription, LiveDevice, WatchdogStatus};
 use crate::host::control::{Handler, Operation, Request};
 use crate::report::{EngineReport, ShardReport};
+use crate::steering::EnginePorts;
 
 /// How long a shard may take to answer: a turn, and the walk over its connections.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -23,6 +24,7 @@ pub(crate) fn handler(
     directory: Arc<Directory>,
     demux: Arc<Demux>,
     live: Arc<LiveDevice>,
+    ports: Arc<Mutex<EnginePorts>>,
     watchdog: Option<Arc<WatchdogStatus>>,
 ) -> Handler {
     // The server ends before the engine detaches; a strong reference would keep it attached.
@@ -49,6 +51,9 @@ pub(crate) fn handler(
             busy_poll: description.busy_poll.to_string(),
             tx_checksum: tx_checksum_name(description.tx_checksum).to_owned(),
             rx_checksum: rx_checksum_name(description.checksum).to_owned(),
+            queue_steering: ports
+                .lock()
+                .map_or_else(|_| "unknown".to_owned(), |ports| ports.queue_steering()),
             watchdog: watchdog.as_ref().map(|status| status.report()),
             shards: ask_shards(&directory)?,
             xdp: counters

@@ -40,6 +40,7 @@ use crate::clock::MonotonicClock;
 use crate::config::{PoolPolicy, ShardConfig};
 use crate::control;
 use crate::directory::Directory;
+use crate::host::queues::{DeviceQueues, QueueSteering};
 use crate::host::{ControlServer, Device, EngineLock, Host, ThreadedNapi};
 use crate::paths::mtu_of_chunk;
 use crate::pools::FIRST_POOL;
@@ -157,7 +158,10 @@ impl<S: Service + Send + 'static> Engine<S> {
             napi,
             _lock: lock,
         };
-        let ports = Arc::new(Mutex::new(EnginePorts::new(&device.name)));
+        let ports = Arc::new(Mutex::new(EnginePorts::new(
+            &device.name,
+            device_queues(&config, &device)?,
+        )));
         let clock = MonotonicClock::new();
         for (index, core) in (0..config.shards).zip(cores) {
             let seed = ShardSeed {
@@ -184,6 +188,7 @@ impl<S: Service + Send + 'static> Engine<S> {
                 engine.directory.clone(),
                 demux,
                 live,
+                ports,
                 engine.watchdog.as_ref().map(Watchdog::status),
             ),
         )?);
@@ -404,7 +409,7 @@ fn check(config: &EngineConfig, device: &Device) -> Result<(), StartError> {
         return Err(StartError::NoShard);
     }
     device.check_queue(shards - 1)?;
-    if device.rx_queues > shards {
+    if !config.queue_steering.serves(shards, device.rx_queues) {
         return Err(StartError::QueuesWithoutShard {
             device: device.name.clone(),
             queues: device.rx_queues,
@@ -504,6 +509,29 @@ fn native_refusal(device: &Device, demux: &Demux) -> Option<String> {
         "generic XDP: the driver refused native"
     );
     Some(refusal)
+}
+
+/// Tells the NIC where flows go, as far as that is done at the start.
+fn device_queues(
+    config: &EngineConfig,
+    device: &Device,
+) -> Result<Option<DeviceQueues>, StartError> {
+    if config.queue_steering == QueueSteering::None {
+        return Ok(None);
+    }
+    let ethtool = bywash_ethtool::Device::open(&device.name).map_err(|source| {
+        bywash_ethtool::QueueError::System {
+            device: device.name.clone(),
+            what: "a socket to ask its driver by",
+            source,
+        }
+    })?;
+    Ok(DeviceQueues::open(
+        config.queue_steering,
+        Box::new(ethtool),
+        config.shards,
+        device.rx_queues,
+    )?)
 }
 
 fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {

@@ -257,6 +257,8 @@ pub struct EngineReport {
     pub tx_checksum: String,
     /// `verify`, `verify-or-pseudo` or `trust`: what is accepted as a checksum on receive.
     pub rx_checksum: String,
+    /// `none`, `rss`, or `ntuple` with its rules: how the NIC is told which queue a flow goes to.
+    pub queue_steering: String,
     /// Who watches over it; `None`: nobody.
     #[serde(default)]
     pub watchdog: Option<WatchdogReport>,

@@ -8,6 +8,7 @@ use bywash_wire::Tuple;
 use bywash_xdp::{Demux, FlowKey, FlowValue, Vlan, slot};
 
 use crate::host::PortReservations;
+use crate::host::queues::DeviceQueues;
 use crate::pools::PRIMARY;
 
 /// What a shard asks of the demultiplexer and of the kernel's port table. Calls are rare (listen,
@@ -72,15 +73,25 @@ pub(crate) struct EnginePorts {
     /// Ports that some shard listens or has listened on.
     listened: BTreeSet<u16>,
     local: Option<RangeInclusive<u16>>,
+    /// What the NIC is told, if it is.
+    queues: Option<DeviceQueues>,
 }
 
 impl EnginePorts {
-    pub(crate) fn new(device: &str) -> Self {
+    pub(crate) fn new(device: &str, queues: Option<DeviceQueues>) -> Self {
         Self {
             reservations: PortReservations::on_device(device),
             listened: BTreeSet::new(),
             local: None,
+            queues,
         }
+    }
+
+    /// How the NIC steers, for `ss`.
+    pub(crate) fn queue_steering(&self) -> String {
+        self.queues
+            .as_ref()
+            .map_or_else(|| "none".to_owned(), DeviceQueues::describe)
     }
 }
 
@@ -91,11 +102,17 @@ pub(crate) struct DemuxSteering {
     queue: u32,
     /// Every flow stands in the demultiplexer's table, also those without a ring of their own.
     strict: bool,
+    /// The NIC is told of active opens.
+    tells_nic: bool,
 }
 
 impl DemuxSteering {
     pub(crate) fn new(demux: Arc<Demux>, ports: Arc<Mutex<EnginePorts>>, queue: u32) -> Self {
+        let tells_nic = ports
+            .lock()
+            .is_ok_and(|ports: MutexGuard<'_, EnginePorts>| ports.queues.is_some());
         Self {
+            tells_nic,
             strict: demux.is_strict(),
             demux,
             ports,
@@ -143,6 +160,12 @@ impl Steering for DemuxSteering {
                 .reservations
                 .reserve(port)
                 .map_err(|error| ListenRefused::Taken(error.to_string()))?;
+            if let Some(queues) = &mut ports.queues
+                && let Err(error) = queues.claim_port(port)
+            {
+                ports.reservations.release(port);
+                return Err(ListenRefused::Demux(error.to_string()));
+            }
             ports.listened.insert(port);
         }
         self.demux
@@ -218,11 +241,25 @@ impl Steering for DemuxSteering {
         {
             tracing::error!(%tuple, %cause, "the demultiplexer drops what this flow's peer sends");
         }
+        if self.tells_nic {
+            let mut ports = self.ports();
+            // What was accepted came to this queue by itself.
+            if !ports.listened.contains(&tuple.local_port)
+                && let Some(queues) = &mut ports.queues
+            {
+                queues.claim_flow(tuple, self.queue);
+            }
+        }
     }
 
     fn closed(&mut self, tuple: &Tuple) {
         if self.strict {
             self.forget(tuple);
+        }
+        if self.tells_nic
+            && let Some(queues) = &mut self.ports().queues
+        {
+            queues.release_flow(tuple);
         }
     }
 }

@@ -19,7 +19,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 pub use ioctl::Device;
-pub use wire::{Rule, RuleId};
+pub use wire::{Request, Rule, RuleId};
 
 /// Why the device's queues cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,17 @@ pub trait Ethtool {
     ///
     /// # Errors
     /// The kernel's.
-    fn call(&mut self, request: &mut wire::Request) -> io::Result<()>;
+    fn call(&mut self, request: &mut Request) -> io::Result<()>;
+}
+
+impl<E: Ethtool + ?Sized> Ethtool for Box<E> {
+    fn device(&self) -> &str {
+        (**self).device()
+    }
+
+    fn call(&mut self, request: &mut Request) -> io::Result<()> {
+        (**self).call(request)
+    }
 }
 
 /// What a flow rule is about.
@@ -125,7 +135,7 @@ impl<E: Ethtool> Queues<E> {
 
     fn call(
         &mut self,
-        request: &mut wire::Request,
+        request: &mut Request,
         what: &'static str,
         remedy: &'static str,
     ) -> Result<(), QueueError> {
@@ -162,24 +172,34 @@ impl<E: Ethtool> Queues<E> {
         Ok(request.location())
     }
 
+    /// How many rules there are: an error says that there cannot be any.
+    ///
+    /// # Errors
+    /// See [`QueueError`].
+    pub fn rules(&mut self) -> Result<u32, QueueError> {
+        let mut count = Request::rule_count();
+        self.call(&mut count, RULES, NTUPLE_OFF)?;
+        Ok(count.counts().0)
+    }
+
     /// Removes a rule.
     ///
     /// # Errors
     /// See [`QueueError`].
     pub fn remove(&mut self, rule: RuleId) -> Result<(), QueueError> {
-        self.call(&mut wire::Request::removal(rule), RULES, NTUPLE_OFF)
+        self.call(&mut Request::removal(rule), RULES, NTUPLE_OFF)
     }
 
     /// A place that the driver chooses, or else the last one that is free: drivers that leave the choice to us match the
     /// first places first, and those may be an administrator's.
     fn free_location(&mut self) -> Result<RuleId, QueueError> {
-        let mut count = wire::Request::rule_count();
+        let mut count = Request::rule_count();
         self.call(&mut count, RULES, NTUPLE_OFF)?;
         let (used, size) = count.counts();
         let Some(size) = size else {
             return Ok(RuleId::ANY);
         };
-        let mut all = wire::Request::all_rules(used);
+        let mut all = Request::all_rules(used);
         self.call(&mut all, RULES, NTUPLE_OFF)?;
         let taken = all.locations();
         (0..size)
@@ -197,9 +217,9 @@ impl<E: Ethtool> Queues<E> {
     /// # Errors
     /// See [`QueueError`].
     pub fn indirection(&mut self) -> Result<Vec<u32>, QueueError> {
-        let mut size = wire::Request::indirection(0);
+        let mut size = Request::indirection(0);
         self.call(&mut size, INDIRECTION, "")?;
-        let mut table = wire::Request::indirection(size.table_size());
+        let mut table = Request::indirection(size.table_size());
         self.call(&mut table, INDIRECTION, "")?;
         Ok(table.table())
     }
@@ -209,7 +229,7 @@ impl<E: Ethtool> Queues<E> {
     /// # Errors
     /// See [`QueueError`].
     pub fn set_indirection(&mut self, table: &[u32]) -> Result<(), QueueError> {
-        self.call(&mut wire::Request::set_indirection(table), INDIRECTION, "")
+        self.call(&mut Request::set_indirection(table), INDIRECTION, "")
     }
 
     /// Spreads all flows evenly over queues `0..queues`. Returns the table as it was.

@@ -140,6 +140,31 @@ fn received_checksums_are_judged_as_asked() {
     }
 }
 
+/// Rules and indirection are a NIC's; that they are told as the kernel's header says is tested against a mock.
+#[test]
+fn a_device_that_cannot_steer_is_refused_and_left_alone() {
+    let bed = Bed::new(Shape {
+        queues: 2,
+        ..Shape::default()
+    });
+    let traces = Traces::of(&bed.host);
+    for policy in ["rss", "ntuple"] {
+        let arguments = ["echo", "--queue-steering", policy];
+        let refused = bywash::run(&bed.host, &arguments, LIMIT);
+        assert_eq!(refused.status.code(), Some(1), "{refused:#?}");
+        assert!(
+            refused.stderr.contains("not supported by its driver"),
+            "{refused:#?}"
+        );
+        traces.gone(&[]);
+    }
+    let refused = bywash::run(&bed.host, &["echo"], LIMIT);
+    assert!(refused.stderr.contains("--queue-steering"), "{refused:#?}");
+    let server = serve(&bed, &["--shards", "2"]);
+    assert_eq!(bywash::ss(&server)["queue_steering"], "none");
+    bywash::end(server);
+}
+
 #[test]
 fn napi_in_threads_off_the_shards_core_until_the_end() {
     let bed = Bed::new(Shape::default());

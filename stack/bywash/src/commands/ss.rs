@@ -60,10 +60,11 @@ fn engine(out: &mut impl Write, report: &EngineReport, args: &SsArgs) -> io::Res
     )?;
     writeln!(
         out,
-        "  kernel: busy poll {}, checksums sent by {}, received {}{}",
+        "  kernel: busy poll {}, checksums sent by {}, received {}, queue steering {}{}",
         report.busy_poll,
         report.tx_checksum,
         report.rx_checksum,
+        report.queue_steering,
         report
             .native_refusal
             .as_ref()

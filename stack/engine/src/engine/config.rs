@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use bywash_ethtool::QueueError;
 use bywash_guard::{GuardError, OnDeath};
 use bywash_wire::ChecksumPolicy;
 use bywash_xdp::{AttachError, DemuxError, Mode as XdpMode, Settings as XdpSettings};
@@ -11,7 +12,7 @@ use bywash_xsk::{BindMode, BusyPoll, BusyPollConfig, Mode, PoolClass, TxChecksum
 use crate::config::ShardConfig;
 use crate::host::control::ControlError;
 use crate::host::cores::CoreError;
-use crate::host::{DeviceError, HostError, LockError, NapiError};
+use crate::host::{DeviceError, HostError, LockError, NapiError, QueueSteering};
 
 /// How long an engine may stand still before its program is detached: far above any turn, and the
 /// first retransmissions of its peers still find it back.
@@ -44,6 +45,9 @@ pub struct EngineConfig {
     /// [`ChecksumPolicy::FullOrPseudo`] where a peer's kernel may hand over half-summed segments
     /// (veth, tun, virtio), and else [`ChecksumPolicy::Full`].
     pub rx_checksum: Option<ChecksumPolicy>,
+    /// How the NIC is told which queue a flow goes to; other than none it lets an engine have fewer
+    /// shards than the device has queues.
+    pub queue_steering: QueueSteering,
     /// Let threads of their own run the device's NAPI (`/sys/class/net/<device>/threaded`), off the
     /// shards' cores; undone at the end.
     pub threaded_napi: bool,
@@ -72,6 +76,7 @@ impl EngineConfig {
             busy_poll: None,
             tx_checksum: TxChecksum::Software,
             rx_checksum: None,
+            queue_steering: QueueSteering::None,
             threaded_napi: false,
             watchdog: Some(WATCHDOG),
             on_death: OnDeath::Keep,
@@ -135,6 +140,9 @@ pub enum StartError {
     /// Cores.
     #[error(transparent)]
     Cores(#[from] CoreError),
+    /// The NIC cannot be told which queue a flow goes to.
+    #[error(transparent)]
+    Queues(#[from] QueueError),
     /// NAPI does not run in threads.
     #[error(transparent)]
     Napi(#[from] NapiError),
@@ -147,7 +155,7 @@ pub enum StartError {
     /// Packets that reach the other queues would be lost.
     #[error(
         "{device} has {queues} receive queues and the engine {shards} shard(s): packets of the other queues would reach nobody; \
-         run with --shards {queues}, or give it fewer queues: `ethtool -L {device} combined {shards}` \
+         run with --shards {queues}, or with --queue-steering where the driver can, or give it fewer queues: `ethtool -L {device} combined {shards}` \
          (veth: `ethtool -L {device} rx {shards} tx {shards}`)"
     )]
     QueuesWithoutShard {

@@ -25,6 +25,7 @@
 //!   announcements), [`netlink`] (the socket).
 //! - [`ports`]: dummy kernel sockets that keep the kernel off our ports.
 //! - [`control`]: the control socket, both ends.
+//! - [`queues`]: which queue the NIC puts a flow on.
 //! - [`cores`]: which core a shard is pinned to; [`napi`]: where the device's receive work runs.
 
 pub mod control;
@@ -37,6 +38,7 @@ pub mod netdev;
 pub mod netlink;
 pub mod path;
 pub mod ports;
+pub mod queues;
 pub mod thread;
 
 mod monitor;
@@ -51,4 +53,5 @@ pub use lock::{EngineLock, LockError};
 pub use napi::{NapiError, ThreadedNapi};
 pub use path::{Path, Resolution, Routes, StaticRoutes, Unreachable};
 pub use ports::{PortError, PortReservations, RangeReport};
+pub use queues::QueueSteering;
 pub use thread::{Host, HostError, HostEvent};
