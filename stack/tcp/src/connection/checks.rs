@@ -46,12 +46,31 @@ impl<P: Payload> Connection<P> {
             self.timers.arm(Timer::Linger, now + self.config.msl * 2);
         }
         self.acknowledge_unacceptable(now, arrival);
+        self.use_late_ack(now, arrival);
         let seen = arrival.len() > 0 && arrival.end().at_or_before(self.rcv.nxt);
         done(if seen {
             DropReason::DuplicateData
         } else {
             DropReason::UnacceptableSequence
         })
+    }
+
+    /// What ends where our last acknowledgment ends was sent again because that was lost. What it acknowledges itself may be news
+    /// (Linux's rule): without it a simultaneous close with losses waits for a time-out.
+    fn use_late_ack(&mut self, now: Instant, arrival: &Arrival<'_, P>) {
+        let ack = arrival.segment.ack;
+        let late = arrival.end().at_or_after(self.rcv.last_ack)
+            && arrival.end().at_or_before(self.rcv.nxt)
+            && arrival.seq_len() > 0;
+        if late
+            && arrival.has(Flags::ACK)
+            && !arrival.syn
+            && self.phase.is_synchronised()
+            && ack.after(self.snd.una)
+            && ack.at_or_before(self.snd.nxt)
+        {
+            self.on_acceptable_ack(now, arrival.segment, false);
+        }
     }
 
     /// The four cases of RFC 9293 3.10.7.4, with allowances that Linux makes too: an empty segment may stand on the right edge

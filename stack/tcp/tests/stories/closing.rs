@@ -310,3 +310,16 @@ fn an_orphan_is_not_held_by_a_closed_window() {
     }
     assert_eq!(probes, 8);
 }
+
+#[test]
+fn a_fin_that_comes_again_may_acknowledge_ours() {
+    let mut lone = Lone::in_state(State::Closing, &plain());
+    lone.get(0, 2, Flags::FIN | Flags::ACK, b"");
+    assert_eq!(lone.tcp.state(), State::TimeWait);
+    assert_eq!(lone.sent().len(), 1, "and is acknowledged");
+
+    let mut lone = Lone::in_state(State::LastAck, &plain());
+    lone.get(0, 2, Flags::FIN | Flags::ACK, b"");
+    assert_eq!(lone.tcp.error(), None);
+    assert_eq!(lone.tcp.state(), State::Closed);
+}
