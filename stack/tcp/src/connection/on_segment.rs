@@ -157,7 +157,7 @@ impl<P: Payload> Connection<P> {
             arrival.seq += 1;
         }
         self.check_paws(now, &arrival)?;
-        self.check_sequence(now, &mut arrival)?;
+        self.check_sequence(now, &arrival)?;
         self.check_reset(now, &arrival)?;
         self.check_syn(now, &arrival)?;
         self.check_ack(now, &arrival)?;

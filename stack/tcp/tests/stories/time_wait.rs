@@ -14,11 +14,11 @@ fn waiting(config: &Config) -> (Pair, TimeWait, Segment) {
     pair.b.close_when_sent = true;
     pair.run_until(|pair| pair.a.state() == State::TimeWait && pair.b.state() == State::Closed);
     let rest = pair.a.tcp().time_wait().expect("in TIME-WAIT");
-    let fins = pair
+    let mut fins = pair
         .trace
         .iter()
         .filter(|one| one.segment.flags.contains(Flags::FIN));
-    let fin = fins.last().expect("two FINs").segment;
+    let fin = fins.next_back().expect("two FINs").segment;
     (pair, rest, fin)
 }
 
