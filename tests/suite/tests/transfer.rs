@@ -10,7 +10,7 @@ use bywash_tests::{Bed, LIMIT, Shape, bywash, kernel};
 
 const BYTES: usize = 64 << 20;
 const PORT: &str = "9000";
-/// With 1 % loss, NewReno waits for many a timeout of 200 ms.
+/// Ten times what a busy machine takes with 1 % loss.
 const TRANSFER_TIME: Duration = Duration::from_secs(240);
 
 /// A folder of this test, removed with it.
