@@ -245,8 +245,10 @@ fn shard_config(flags: &Flags) -> ShardConfig {
         ingress_budget: 4096,
         ..ShardConfig::default()
     };
-    // The stack's defaults, not the engine's choice for veth.
-    config.tcp.receive_buffer = bywash_engine::tcp::Config::default().receive_buffer;
+    // What packetdrill's suites set (their defaults.sh), where no kernel parameter says otherwise.
+    config.tcp.receive_buffer = 270_000;
+    config.tcp.receive_buffer_max = 15 << 20;
+    config.tcp.send_buffer = 256 << 10;
     config
 }
 

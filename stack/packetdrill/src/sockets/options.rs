@@ -360,6 +360,7 @@ fn is_kept(level: i32, name: i32) -> bool {
             name,
             libc::IP_TOS
                 | libc::IP_TTL
+                | libc::IP_FREEBIND
                 | libc::IP_MTU_DISCOVER
                 | libc::IP_RECVERR
                 | libc::IP_RECVTOS

@@ -72,8 +72,8 @@ pub(super) struct Socket {
     pub(super) head: VecDeque<Frame>,
     /// Written under `TCP_CORK` or `MSG_MORE`, and less than a segment.
     pub(super) corked: Vec<u8>,
-    /// Since when something is held back; a timer runs for it.
-    pub(super) corked_since: Option<Instant>,
+    /// Until when something is held back at most; a timer runs for it.
+    pub(super) corked_until: Option<Instant>,
     /// The last picture of a connection that is gone.
     pub(super) last_info: Option<Box<Info>>,
     pub(super) edges: Edges,
@@ -95,7 +95,7 @@ impl Socket {
             peer_closed: false,
             head: VecDeque::new(),
             corked: Vec::new(),
-            corked_since: None,
+            corked_until: None,
             last_info: None,
             edges: Edges::default(),
         }

@@ -15,7 +15,7 @@ use super::{Attempt, Object, Sockets};
 const SIOCOUTQNSD: u64 = 0x894b;
 const SIOCATMARK: u64 = 0x8905;
 
-/// How long a cork holds bytes back at most, as tcp(7) says.
+/// How long a cork holds bytes back at least, as tcp(7) says; as Linux, a time-out if that is longer.
 const CORK_TIME: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// What a call of the `recv` family gave.
@@ -128,10 +128,13 @@ impl Sockets {
         let rest = &bytes[progress.done..];
         let taken = socket.offer(cx, conn, rest, flags.more)?;
         if socket.corked.is_empty() {
-            socket.corked_since = None;
-        } else if socket.corked_since.is_none() {
-            socket.corked_since = Some(cx.now());
-            cx.set_timer(CORK_TIME, key.0);
+            socket.corked_until = None;
+        } else if socket.corked_until.is_none() {
+            let rto = cx.info(conn).map_or(0, |info| info.rto_ns);
+            let time = CORK_TIME.max(std::time::Duration::from_nanos(rto));
+            let end = bywash_engine::tcp::time::Duration::from_nanos(time.as_nanos() as u64);
+            socket.corked_until = Some(cx.now() + end);
+            cx.set_timer(time, key.0);
         }
         progress.done += taken;
         Ok((progress.done == bytes.len()).then_some(progress.done))
@@ -218,18 +221,14 @@ impl Sockets {
 impl Socket {
     /// A cork holds for so long and no longer. An earlier hold's timer is ignored.
     pub(super) fn on_cork_timer<P: Port>(&mut self, cx: &mut Context<'_, P>) {
-        let time = bywash_engine::tcp::time::Duration::from_nanos(CORK_TIME.as_nanos() as u64);
-        if self
-            .corked_since
-            .is_some_and(|since| cx.now().since(since) >= time)
-        {
+        if self.corked_until.is_some_and(|until| cx.now() >= until) {
             self.push_corked(cx);
         }
     }
 
     /// Sends what is held back.
     pub(super) fn push_corked<P: Port>(&mut self, cx: &mut Context<'_, P>) {
-        self.corked_since = None;
+        self.corked_until = None;
         if let Some(conn) = self.conn() {
             let held = std::mem::take(&mut self.corked);
             match cx.send(conn, &held) {

@@ -214,6 +214,9 @@ impl<P: Payload> Connection<P> {
         if self.control.orphaned && arrival.len() > 0 && arrival.end().after(self.rcv.nxt) {
             // RFC 9293 3.6.1: nobody can read this any more, and the peer must know.
             self.abort_with_reset();
+            // With the number that the peer has acknowledged: it may not have our FIN yet, and a RST is believed only at
+            // exactly the number that is expected (RFC 5961 3.2).
+            self.control.reset = Some((arrival.segment.ack, false));
             return done(DropReason::DataAfterClose);
         }
         let cut = self.trim(&mut arrival);
