@@ -6,8 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use bywash_engine::tcp::Config;
 use bywash_engine::tcp::time::Duration;
+use bywash_engine::tcp::{Config, EcnMode, KeepAlive, MtuProbing};
 
 /// A tree of parameters, read anew at each question.
 #[derive(Clone, Debug)]
@@ -71,6 +71,23 @@ impl Sysctls {
             "tcp_slow_start_after_idle",
             &mut config.slow_start_after_idle,
         );
+        match self.number("tcp_ecn") {
+            Some(0) => config.ecn = EcnMode::Off,
+            // 3 asks for AccECN, which is not there: the older kind is what is left.
+            Some(1 | 3) => config.ecn = EcnMode::On,
+            Some(_) => config.ecn = EcnMode::Accept,
+            None => {}
+        }
+        match self.number("tcp_mtu_probing") {
+            Some(0) => config.mtu_probing = MtuProbing::Off,
+            Some(1) => config.mtu_probing = MtuProbing::OnBlackHole,
+            Some(_) => config.mtu_probing = MtuProbing::Always,
+            None => {}
+        }
+        // 0 is Linux's way to say the default.
+        if let Some(count) = self.number("tcp_orphan_retries").filter(|count| *count > 0) {
+            config.orphan_retries = u8::try_from(count).unwrap_or(u8::MAX);
+        }
         if let Some(milliseconds) = self.number("tcp_invalid_ratelimit") {
             config.challenge_interval = Duration::from_millis(milliseconds);
         }
@@ -93,8 +110,8 @@ impl Sysctls {
     }
 
     /// `tcp_keepalive_time`, `tcp_keepalive_intvl` and `tcp_keepalive_probes`, for sockets that ask for keep-alive.
-    pub fn keep_alive(&self) -> bywash_engine::tcp::KeepAlive {
-        let mut keep_alive = bywash_engine::tcp::KeepAlive::default();
+    pub fn keep_alive(&self) -> KeepAlive {
+        let mut keep_alive = KeepAlive::default();
         self.seconds("tcp_keepalive_time", &mut keep_alive.idle);
         self.seconds("tcp_keepalive_intvl", &mut keep_alive.interval);
         self.count("tcp_keepalive_probes", &mut keep_alive.probes);

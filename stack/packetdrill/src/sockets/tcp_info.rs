@@ -2,7 +2,7 @@
 //!
 //! What the stack does not know is zero, as it is in a kernel that does not know it.
 
-use bywash_engine::tcp::{Info, LimitedBy, RecoveryPhase, State};
+use bywash_engine::tcp::{Info, RecoveryPhase, State};
 
 /// Bytes of the structure, AccECN's counters at its end included, which are always zero here.
 const LEN: usize = size_of::<libc::tcp_info>();
@@ -85,11 +85,14 @@ pub(super) fn encode(info: Option<&Info>, listens: bool) -> Vec<u8> {
     out.u8(0); // tcpi_retransmits
     out.u8(0); // tcpi_probes
     out.u8(0); // tcpi_backoff
-    // TCPI_OPT_TIMESTAMPS 1, TCPI_OPT_SACK 2, TCPI_OPT_WSCALE 4
+    // TCPI_OPT_TIMESTAMPS 1, SACK 2, WSCALE 4, ECN 8, ECN_SEEN 16
     let scaled = info.snd_wscale > 0 || info.rcv_wscale > 0;
-    out.u8(u8::from(info.timestamps) | u8::from(info.sack) << 1 | u8::from(scaled) << 2);
+    let seen = info.ecn_marks > 0;
+    let bits = [info.timestamps, info.sack, scaled, info.ecn, seen];
+    let options = (0..).zip(bits).map(|(bit, on)| u8::from(on) << bit);
+    out.u8(options.sum());
     out.u8(info.snd_wscale & 15 | info.rcv_wscale << 4);
-    out.u8(u8::from(info.limited_by == LimitedBy::Application)); // delivery_rate_app_limited
+    out.u8(u8::from(info.delivery_rate_app_limited));
     out.u32(micros(info.rto_ns));
     out.u32(40_000); // tcpi_ato
     out.u32(mss); // tcpi_snd_mss
@@ -118,7 +121,7 @@ pub(super) fn encode(info: Option<&Info>, listens: bool) -> Vec<u8> {
     out.u32(0); // tcpi_rcv_rtt
     out.u32(info.rcv_wnd); // tcpi_rcv_space
     out.u32(clamp(info.retransmissions)); // tcpi_total_retrans
-    out.u64(0); // tcpi_pacing_rate
+    out.u64(info.pacing_rate.unwrap_or(u64::MAX)); // tcpi_pacing_rate
     out.u64(u64::MAX); // tcpi_max_pacing_rate
     out.u64(info.bytes_acked);
     out.u64(info.bytes_in); // tcpi_bytes_received
@@ -129,11 +132,11 @@ pub(super) fn encode(info: Option<&Info>, listens: bool) -> Vec<u8> {
     out.u32(0); // tcpi_data_segs_in
     out.u32(0); // tcpi_data_segs_out
     out.u64(info.delivery_rate);
-    out.u64(0); // tcpi_busy_time
-    out.u64(0); // tcpi_rwnd_limited
-    out.u64(0); // tcpi_sndbuf_limited
+    out.u64(info.busy_ns / 1000); // tcpi_busy_time
+    out.u64(info.rwnd_limited_ns / 1000); // tcpi_rwnd_limited
+    out.u64(info.sndbuf_limited_ns / 1000); // tcpi_sndbuf_limited
     out.u32(clamp(info.bytes_acked.div_ceil(mss.into()))); // tcpi_delivered
-    out.u32(0); // tcpi_delivered_ce
+    out.u32(clamp(info.ecn_echoes)); // tcpi_delivered_ce
     out.u64(info.bytes_out + recovery.resent_bytes); // tcpi_bytes_sent
     out.u64(recovery.resent_bytes); // tcpi_bytes_retrans
     out.u32(clamp(recovery.duplicates)); // tcpi_dsack_dups
