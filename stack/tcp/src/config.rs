@@ -74,6 +74,8 @@ pub struct Config {
     pub mtu_probing: MtuProbing,
     /// Give up once data has waited this long for its acknowledgment (RFC 9293 3.9.1, RFC 5482). Default none.
     pub user_timeout: Option<Duration>,
+    /// Tell the peer our user time-out, and heed its own (RFC 5482). Default off, as in Linux, which does not know the option.
+    pub user_timeout_option: bool,
     /// Probe an idle peer. Default off, as RFC 9293 3.8.4 demands.
     pub keep_alive: Option<KeepAlive>,
 }
@@ -114,7 +116,7 @@ code!(struct Config {
     mss, receive_buffer, receive_buffer_max, receive_segments, send_buffer, nagle, delayed_ack, window_scale, timestamps,
     sack, initial_rto, rto_min, rto_max, persist_min, persist_max, msl, fin_wait_2, retries,
     syn_retries, congestion, pacing, max_pacing_rate, slow_start_after_idle, ecn, user_timeout, keep_alive,
-    challenge_interval, orphan_retries, mtu_probing
+    challenge_interval, orphan_retries, mtu_probing, user_timeout_option
 });
 
 impl Config {
@@ -165,6 +167,7 @@ impl Default for Config {
             orphan_retries: 8,
             mtu_probing: MtuProbing::OnBlackHole,
             user_timeout: None,
+            user_timeout_option: false,
             keep_alive: None,
         }
     }

@@ -60,7 +60,7 @@
 //! | 5682 | F-RTO also without SACK in the form of its section 3.1 | one algorithm; as Linux |
 //! | 4015 3.2 | the window is restored in full, RTO and SRTT are not changed | as Linux |
 //! | 4821 7.6 | a lost probe of the path MTU counts as congestion | its loss is found like any other |
-//! | 5482 | the user time-out is local, the option is neither sent nor read | as Linux |
+//! | 5482 3.2 | the option goes in SYNs only, not again when the setting changes | off by default |
 //! | 7323 3.2 | a segment without the timestamps agreed on is accepted | as Linux |
 //! | 7323 4.1 | samples come from the time of sending, from the echo only where Karn's rule forbids that; every ACK counts alike | nanoseconds instead of milliseconds; as Linux |
 //! | 1337 | a RST does not end TIME-WAIT | done |

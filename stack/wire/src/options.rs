@@ -26,11 +26,13 @@ const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
+const USER_TIMEOUT: u8 = 28;
 
 const MSS_LEN: usize = 4;
 const WINDOW_SCALE_LEN: usize = 3;
 const SACK_PERMITTED_LEN: usize = 2;
 const TIMESTAMPS_LEN: usize = 10;
+const USER_TIMEOUT_LEN: usize = 4;
 const SACK_BLOCK_LEN: usize = 8;
 /// NOP, NOP, kind, length.
 const SACK_HEAD_LEN: usize = 4;
@@ -135,6 +137,9 @@ pub struct Options {
     pub sack_permitted: bool,
     /// Timestamps.
     pub timestamps: Option<Timestamps>,
+    /// How long the sender waits for acknowledgments before it gives up (RFC 5482 2), as on the wire: 15 bits of seconds, or of
+    /// minutes if the high bit is set. See [`Options::user_timeout_seconds`].
+    pub user_timeout: Option<u16>,
     /// Selective acknowledgments.
     pub sack: SackBlocks,
 }
@@ -146,8 +151,31 @@ impl Options {
         window_scale: None,
         sack_permitted: false,
         timestamps: None,
+        user_timeout: None,
         sack: SackBlocks::EMPTY,
     };
+
+    /// The user time-out in seconds. Zero stands for none: RFC 5482 2 reserves it.
+    pub fn user_timeout_seconds(&self) -> Option<u32> {
+        let field = self.user_timeout?;
+        let value = u32::from(field & 0x7fff);
+        let seconds = if field & 0x8000 != 0 {
+            value * 60
+        } else {
+            value
+        };
+        (seconds > 0).then_some(seconds)
+    }
+
+    /// The field that says `seconds`, in minutes if that is needed, and at most 32767 minutes.
+    pub fn user_timeout_field(seconds: u64) -> u16 {
+        const LARGEST: u64 = 0x7fff;
+        if seconds <= LARGEST {
+            seconds as u16
+        } else {
+            0x8000 | seconds.div_ceil(60).min(LARGEST) as u16
+        }
+    }
 
     /// Octets that [`emit`](crate::emit) writes for these options: 0..=40, a multiple of four.
     #[inline]
@@ -175,6 +203,9 @@ impl Options {
         }
         if self.window_scale.is_some() {
             len += 4;
+        }
+        if self.user_timeout.is_some() {
+            len += USER_TIMEOUT_LEN;
         }
         len
     }
@@ -247,6 +278,7 @@ impl Options {
                     echo: u32::from_be_bytes([e0, e1, e2, e3]),
                 });
             }
+            (USER_TIMEOUT, &[a, b]) => self.user_timeout = Some(u16::from_be_bytes([a, b])),
             (SACK, blocks) if !syn => {
                 let (blocks, []) = blocks.as_chunks::<SACK_BLOCK_LEN>() else {
                     return;
@@ -266,7 +298,7 @@ impl Options {
     }
 
     /// Writes [`emitted_len`](Self::emitted_len) octets in Linux's order (`tcp_options_write`): MSS, SACK-permitted with
-    /// timestamps, window scale, SACK blocks, each padded in front to a multiple of four.
+    /// timestamps, window scale, user time-out, SACK blocks, each padded in front to a multiple of four.
     #[inline]
     pub(crate) fn write(&self, words: &mut Words<'_>) {
         if let Some(mss) = self.mss {
@@ -298,6 +330,9 @@ impl Options {
                 shift.into(),
             ));
         }
+        if let Some(field) = self.user_timeout {
+            words.put(word(USER_TIMEOUT, USER_TIMEOUT_LEN, 0, 0) | u32::from(field));
+        }
         let blocks = self.emitted_blocks();
         if blocks > 0 {
             words.put(word(NOP, NOP.into(), SACK, 2 + blocks * SACK_BLOCK_LEN));
@@ -313,4 +348,33 @@ impl Options {
 #[inline(always)]
 const fn word(a: u8, b: usize, c: u8, d: usize) -> u32 {
     u32::from_be_bytes([a, b as u8, c, d as u8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_timeouts_in_seconds_and_minutes() {
+        for (seconds, field) in [
+            (1, 1),
+            (32_767, 0x7fff),
+            (32_768, 0x8000 | 547),
+            (u64::MAX, 0xffff),
+        ] {
+            assert_eq!(Options::user_timeout_field(seconds), field);
+        }
+        let seconds = |field| {
+            let user_timeout = Some(field);
+            let options = Options {
+                user_timeout,
+                ..Options::NONE
+            };
+            options.user_timeout_seconds()
+        };
+        assert_eq!(seconds(0), None);
+        assert_eq!(seconds(0x8000), None);
+        assert_eq!(seconds(90), Some(90));
+        assert_eq!(seconds(0x8000 | 2), Some(120));
+    }
 }

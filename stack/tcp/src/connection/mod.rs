@@ -24,6 +24,7 @@ mod rare;
 mod timeout;
 mod transmit;
 mod urgent;
+mod user_timeout;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -327,6 +328,7 @@ impl<P: Payload> Connection<P> {
             self.agreed.ts_recent = timestamps.value;
             self.agreed.ts_recent_at = now;
         }
+        self.note_user_timeout(syn);
         self.control.heard_at = now;
         // The window field of a SYN is not scaled.
         self.set_send_window(syn.seq, syn.ack, u32::from(syn.window));

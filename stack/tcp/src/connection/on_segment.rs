@@ -123,6 +123,7 @@ impl<P: Payload> Connection<P> {
             && self.rcv.ooo.is_empty()
             && self.rcv.fin.is_none()
             && !self.control.orphaned
+            && segment.options.user_timeout.is_none()
             && segment.ack.at_or_after(self.snd.una)
             && segment.ack.at_or_before(self.snd.nxt)
             && match segment.options.timestamps {
@@ -163,6 +164,7 @@ impl<P: Payload> Connection<P> {
         self.check_ack(now, &arrival)?;
         self.update_ts_recent(now, arrival.segment, arrival.seq);
         self.note_urgent(arrival.segment, arrival.segment.seq);
+        self.note_user_timeout(arrival.segment);
         self.process_text(arrival)
     }
 

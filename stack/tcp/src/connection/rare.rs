@@ -8,7 +8,7 @@ use super::Connection;
 use crate::path_mtu::PathMtu;
 use crate::payload::Payload;
 use crate::snapshot::code;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rare {
@@ -20,9 +20,11 @@ pub(super) struct Rare {
     pub(super) urgent_in: Option<SeqNumber>,
     /// The number behind ours.
     pub(super) urgent_out: Option<SeqNumber>,
+    /// How long the peer waits for acknowledgments, as it says (RFC 5482).
+    pub(super) peer_user_timeout: Option<Duration>,
 }
 
-code!(struct Rare { path, challenged_at, urgent_in, urgent_out });
+code!(struct Rare { path, challenged_at, urgent_in, urgent_out, peer_user_timeout });
 
 impl<P: Payload> Connection<P> {
     /// The box, made if it is not there.

@@ -253,15 +253,6 @@ impl<P: Payload> Connection<P> {
         self.timers.arm(Timer::KeepAlive, now + keep_alive.interval);
     }
 
-    /// Starts the user's patience if it is not running.
-    pub(super) fn arm_user_timeout(&mut self, now: Instant) {
-        if let Some(patience) = self.config.user_timeout
-            && !self.timers.is_armed(Timer::User)
-        {
-            self.timers.arm(Timer::User, now + patience);
-        }
-    }
-
     /// The number of a probe: one before the window, so that any peer answers with its ACK (RFC 9293 3.8.4; Linux probes
     /// closed windows in the same way instead of with a byte of data, which would have to be cut off a segment).
     pub(super) fn probe_seq(&self) -> SeqNumber {

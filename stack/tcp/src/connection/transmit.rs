@@ -398,6 +398,7 @@ impl<P: Payload> Connection<P> {
             window_scale: self.agreed.window_scale.then(|| self.window_shift()),
             sack_permitted: self.agreed.sack,
             timestamps: self.timestamps_option(now),
+            user_timeout: self.user_timeout_option(),
             sack: SackBlocks::EMPTY,
         };
         segment

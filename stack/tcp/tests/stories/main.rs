@@ -21,4 +21,5 @@ mod time_wait;
 mod transfer;
 mod undo;
 mod urgent;
+mod user_timeout;
 mod window;

@@ -80,15 +80,17 @@ fn options(syn: bool) -> impl Strategy<Value = Options> {
         proptest::option::of(1u16..),
         proptest::option::of(0u8..=14),
         any::<bool>(),
+        proptest::option::of(any::<u16>()),
     );
     (timestamps, blocks, on_syn).prop_map(
-        move |(timestamps, blocks, (mss, window_scale, sack_permitted))| {
+        move |(timestamps, blocks, (mss, window_scale, sack_permitted, user_timeout))| {
             if syn {
                 return Options {
                     mss,
                     window_scale,
                     sack_permitted,
                     timestamps,
+                    user_timeout,
                     sack: SackBlocks::EMPTY,
                 };
             }
