@@ -2,7 +2,7 @@
 //!
 //! TCP itself waits for ever for a peer that keeps its window closed and answers probes (RFC 9293 3.8.6.1), and for one that
 //! says nothing while nothing is owed. A server may want its memory back. The patrol looks at a few connections a turn, all of
-//! them once in [`ROUND`], so a limit is kept to within that time and costs nothing per packet.
+//! them once in five seconds, so a limit is kept to within that time and costs nothing per packet.
 
 use bywash_tcp::time::{Duration, Instant};
 use bywash_xsk::Port;
