@@ -185,6 +185,17 @@ impl<P: Port> Core<P> {
         })
     }
 
+    pub(crate) fn mark_urgent(&mut self, id: ConnId) -> Result<(), ConnError> {
+        let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
+        conn.tcp.mark_urgent();
+        Ok(())
+    }
+
+    pub(crate) fn urgent_mark(&mut self, id: ConnId) -> Result<Option<usize>, ConnError> {
+        let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
+        Ok(conn.tcp.urgent_mark())
+    }
+
     pub(crate) fn shutdown(&mut self, id: ConnId) -> Result<(), ConnError> {
         let now = self.now;
         self.conns

@@ -89,6 +89,16 @@ impl<'a, P: Port> Context<'a, P> {
         self.core.recv(conn)
     }
 
+    /// Marks what was sent last as urgent (RFC 6093: in line; new applications should not use it).
+    pub fn mark_urgent(&mut self, conn: ConnId) -> Result<(), ConnError> {
+        self.core.mark_urgent(conn)
+    }
+
+    /// Bytes to be read until the peer's urgent data has been read; `None`: there is none ahead.
+    pub fn urgent_mark(&mut self, conn: ConnId) -> Result<Option<usize>, ConnError> {
+        self.core.urgent_mark(conn)
+    }
+
     /// Closes our direction after everything sent (FIN); the peer's stays readable.
     pub fn shutdown(&mut self, conn: ConnId) -> Result<(), ConnError> {
         self.core.shutdown(conn)
