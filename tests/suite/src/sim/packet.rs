@@ -193,3 +193,22 @@ pub fn mark(frame: &mut [u8]) -> bool {
     }
     true
 }
+
+/// Makes the TCP checksum of a whole IPv4 frame right again.
+///
+/// # Panics
+/// If it is no such frame.
+pub fn fix_checksum(frame: &mut [u8]) {
+    let packet = &mut frame[ETHERNET..];
+    assert_eq!(packet[0], 0x45, "IPv4 without options");
+    packet[10..12].fill(0);
+    let check = sum(&packet[..20]).finish().to_be_bytes();
+    packet[10..12].copy_from_slice(&check);
+    packet[36..38].fill(0);
+    let mut summed = packet[12..20].to_vec();
+    summed.extend_from_slice(&[0, 6]);
+    summed.extend_from_slice(&(packet.len() as u16 - 20).to_be_bytes());
+    summed.extend_from_slice(&packet[20..]);
+    let check = sum(&summed).finish().to_be_bytes();
+    packet[36..38].copy_from_slice(&check);
+}

@@ -309,14 +309,16 @@ fn host_faults(dice: &mut Dice, host: &mut HostFaults) {
 
 fn happening(dice: &mut Dice, mtu: u16, peace: u64) -> Happening {
     let host = dice.below(2) as usize;
+    // IPv6 has no link below 1280 (RFC 8200 5).
+    let least = if mtu < 1280 { 500 } else { 1280 };
     match dice.below(8) {
         0 | 1 => Happening::Outage {
             host,
-            lasts: dice.magnitude(10 * MS, peace.min(20 * SEC).max(20 * MS)),
+            lasts: dice.magnitude(10 * MS, peace.clamp(20 * MS, 20 * SEC)),
         },
         2 => Happening::Mtu {
             host,
-            mtu: mtu - dice.below(u64::from(mtu - 568).min(300)) as u16,
+            mtu: (mtu - dice.below(300).min(u64::from(mtu) - 500) as u16).max(least),
             tells: !dice.one_in(3),
         },
         3 => Happening::ClockJump {

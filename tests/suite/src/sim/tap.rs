@@ -151,9 +151,11 @@ impl Tap {
         let Some((number, side)) = book.number_either(from, to) else {
             return;
         };
+        let book_now = book.now;
         let entry = book.entry(number);
         let end = &entry.ends[side];
-        let lives = end.open && end.closed.is_none();
+        // In the turn in which it opens it may still answer what came before, as RFC 9293 3.10.7.3 demands.
+        let lives = end.open && end.closed.is_none() && end.opened_at < book_now;
         let excused = entry.excuse.is_some();
         let is_cookie = side == 1 && book.excuse_cookie(number);
         let end = &book.entries[number as usize].ends[side];
@@ -273,7 +275,8 @@ impl Tap {
                 self.fail("timestamps", format!("{from} went back to {value}"));
             }
         }
-        if !options.sack.is_empty() && !(own.sack && peer.sack) {
+        let agreed = own.sack && peer.sack;
+        if !agreed && !options.sack.is_empty() {
             self.fail(
                 "SACK",
                 format!("{from} sent blocks that were not agreed on"),
@@ -309,7 +312,7 @@ impl Tap {
     /// A frame reaches a host. `genuine`: it is from the other host, as that has sent it.
     pub fn on_delivered(&mut self, host: usize, frame: &[u8], genuine: bool) {
         let Ok(decoded) = decode(frame, ChecksumPolicy::Full) else {
-            return;
+            return self.on_icmp_delivered(frame);
         };
         let (from, to) = ends(&decoded);
         let known = self.book.borrow().number_either(to, from);
@@ -348,6 +351,18 @@ impl Tap {
             book.heard(number, side, now);
             if !decoded.payload.is_empty() && !self.fresh[host].contains(&(number, side)) {
                 self.fresh[host].push((number, side));
+            }
+        }
+    }
+
+    /// "Packet too big" takes back what was sent, and so lets out more.
+    fn on_icmp_delivered(&mut self, frame: &[u8]) {
+        if let Some(quoted) = packet::quoted_flow(frame) {
+            let here = SocketAddr::new(quoted.local, quoted.local_port);
+            let there = SocketAddr::new(quoted.remote, quoted.remote_port);
+            let (key, me) = key(here, there);
+            if let Some(flow) = self.flows.get_mut(&key) {
+                flow.sides[me].heard += 2;
             }
         }
     }

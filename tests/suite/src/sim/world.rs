@@ -11,8 +11,8 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use bywash::seams::Received;
 use bywash::seams::wire::{ChecksumPolicy, decode};
+use bywash::seams::{Received, VirtualQueue};
 use bywash::{ConnId, Frame};
 
 use super::book::{Book, SharedBook};
@@ -124,12 +124,19 @@ pub struct World {
     /// When each shard has its next turn.
     next_turn: [Vec<u64>; 2],
     parcels: Vec<Parcel>,
-    /// Something that a self-test does to each frame on its way.
-    pub(super) sabotage: Option<Sabotage>,
+    sabotage: Option<Sabotage>,
 }
 
-/// A fault that no wire has: it breaks a promise on purpose, so that a checker must notice.
-pub type Sabotage = Box<dyn FnMut(usize, &mut Vec<u8>)>;
+/// A fault that no wire has: it breaks a promise on purpose, so that a checker must notice. It changes the frames of a host.
+pub enum Sabotage {
+    /// What the watcher sees of them; the wire carries them unchanged.
+    Watcher(Change),
+    /// What the wire carries; the watcher sees what was sent.
+    Wire(Change),
+}
+
+/// Changes a frame that this host has sent.
+pub type Change = Box<dyn FnMut(usize, &mut Vec<u8>)>;
 
 impl World {
     /// The world of a scenario, before its first moment.
@@ -213,6 +220,24 @@ impl World {
             self.next_turn[host][shard] = at;
             self.push(at, What::Turn { host, shard });
         }
+    }
+
+    /// Breaks promises, for a self-test.
+    pub fn set_sabotage(&mut self, sabotage: Sabotage) {
+        self.sabotage = Some(sabotage);
+    }
+
+    /// The device's end of a host's queue, for a self-test.
+    pub fn queue(&self, host: usize, queue: usize) -> VirtualQueue {
+        self.hosts[host].queues[queue].clone()
+    }
+
+    fn as_seen(&mut self, host: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut seen = bytes.to_vec();
+        if let Some(Sabotage::Watcher(change)) = &mut self.sabotage {
+            change(host, &mut seen);
+        }
+        seen
     }
 
     /// Runs until nothing is left to happen, something is found wrong, or `until` comes.
@@ -366,7 +391,12 @@ impl World {
                     Received::Queued => {
                         self.delivered[host] += 1;
                         self.trace.add_frame(self.now, host as u64, &bytes);
-                        self.tap.on_delivered(host, &bytes, genuine);
+                        if self.sabotage.is_none() {
+                            self.tap.on_delivered(host, &bytes, genuine);
+                        } else {
+                            let seen = self.as_seen(1 - host, &bytes);
+                            self.tap.on_delivered(host, &seen, genuine);
+                        }
                         self.trace_arrival(host, &bytes, "");
                         return self.wake_for_arrival(host, queue);
                     }
@@ -488,15 +518,21 @@ impl World {
     }
 
     fn emit(&mut self, host: usize, bytes: &[u8]) {
+        self.trace.add_frame(self.now, 2 + host as u64, bytes);
+        let decoded = match self.sabotage {
+            None => self.tap.on_sent(host, bytes),
+            Some(_) => {
+                let seen = self.as_seen(host, bytes);
+                self.tap.on_sent(host, &seen)
+            }
+        };
         let mut changed;
         let mut bytes = bytes;
-        if let Some(sabotage) = &mut self.sabotage {
+        if let Some(Sabotage::Wire(change)) = &mut self.sabotage {
             changed = bytes.to_vec();
-            sabotage(host, &mut changed);
+            change(host, &mut changed);
             bytes = &changed;
         }
-        self.trace.add_frame(self.now, 2 + host as u64, bytes);
-        let decoded = self.tap.on_sent(host, bytes);
         let to = decoded.as_ref().map(|decoded| decoded.tuple.local);
         let known = to.is_none_or(|to| super::host::addresses(1 - host).contains(&to));
         let fate = if known {
