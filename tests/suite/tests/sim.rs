@@ -211,7 +211,9 @@ fn the_watcher_finds_what_a_receiver_must_not_do() {
         transfer(100_000),
         seen(1, silent),
     );
-    // One small segment, and another connection that keeps the host turning.
+    // One small segment on a connection that stays, and another one that keeps the host turning.
+    let mut rests = Plan::bulk(200, 0);
+    (rests.ends[0].write, rests.ends[0].write_every) = (100, 5 * SEC);
     let mut slow = Plan::bulk(10_000, 0);
     slow.start = 10 * MS;
     (slow.ends[0].write, slow.ends[0].write_every) = (100, 100 * MS);
@@ -223,7 +225,7 @@ fn the_watcher_finds_what_a_receiver_must_not_do() {
             set(frame, ACK, ack);
         }
     };
-    let two = Scenario::plain(1, MS, vec![Plan::bulk(100, 0), slow]);
+    let two = Scenario::plain(1, MS, vec![rests, slow]);
     must_find("ACK within 500 ms", two, seen(1, silent));
 }
 
