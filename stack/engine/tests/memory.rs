@@ -437,3 +437,50 @@ fn idle_connections_are_reset_by_policy() {
     assert!(reaped >= 5, "{reaped}");
     assert!(reports.iter().all(|one| one.connections.is_empty()));
 }
+
+#[test]
+fn a_paced_connection_takes_its_time_and_not_more() {
+    let mut config = ShardConfig::default();
+    config.tcp.max_pacing_rate = Some(1_000_000);
+    let client = Client::new(1, 2_000_000, 10_000);
+    let mut world = World::new(&config, client, Echo::default(), Faults::default(), 14);
+    assert!(world.run(UNTIL_CLOSED, |client, _| client.received() == 2_000_000));
+    // There and back overlap; turns are a millisecond apart when nothing happens, which costs a little of the rate.
+    assert!(
+        (1.9..2.6).contains(&world.seconds),
+        "{} s for 2 MB at 1 MB/s",
+        world.seconds
+    );
+    let report = world.pair.a.report();
+    let sender = &report.connections[0].sender;
+    assert_eq!(
+        (&*sender.congestion, sender.pacing_rate),
+        ("cubic", Some(1_000_000))
+    );
+}
+
+#[test]
+fn every_algorithm_carries_a_stream_and_ecn_is_agreed() {
+    use bywash_engine::tcp::{CongestionControl, EcnMode};
+    for congestion in CongestionControl::ALL {
+        let mut config = ShardConfig::default();
+        config.tcp.congestion = congestion;
+        config.tcp.ecn = EcnMode::On;
+        let client = Client::new(2, 1_000_000, 10_000);
+        let faults = Faults {
+            drop: 3,
+            late_completion: 10,
+        };
+        let mut world = World::new(&config, client, Echo::default(), faults, 15);
+        assert!(world.run(MINUTE, |client, _| client.connected == 2));
+        for conn in world.pair.a.report().connections {
+            assert_eq!(conn.sender.congestion, congestion.name());
+            assert!(conn.sender.ecn, "{congestion}");
+        }
+        assert!(
+            world.run(UNTIL_CLOSED + MINUTE, |client, _| client.is_complete()),
+            "{congestion}"
+        );
+        assert!(!world.pair.a.service().corrupt, "{congestion}");
+    }
+}

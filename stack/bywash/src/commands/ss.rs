@@ -249,6 +249,9 @@ fn sender(out: &mut impl Write, conn: &ConnectionReport) -> io::Result<()> {
     if sender.recovery != "Open" {
         words.push(format!("recovery {}", sender.recovery));
     }
+    if sender.ecn {
+        words.push("ecn".to_owned());
+    }
     for (count, what) in [
         (sender.sacked_now.into(), "sacked"),
         (sender.lost_now.into(), "lost now"),

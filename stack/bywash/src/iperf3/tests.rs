@@ -9,6 +9,7 @@ use bywash_engine::config::{IdlePolicy, ShardConfig};
 use bywash_engine::context::{ConnOptions, Context};
 use bywash_engine::memory::{ADDRESSES_A, MemoryPair};
 use bywash_engine::service::{ConnId, Event, Recv, Service};
+use bywash_engine::tcp::CongestionControl;
 use bywash_engine::xsk::Port;
 
 use super::control::ProtocolError;
@@ -505,6 +506,37 @@ fn a_test_that_is_not_served_is_refused_with_iperf3_s_number() {
         "only TCP is served",
     );
     assert_eq!(heard, [9, 0xfe, 0, 0, 0, 13, 0, 0, 0, 0]);
+}
+
+#[test]
+fn an_algorithm_that_is_not_there_is_refused_with_iperf3_s_number() {
+    let mut says = message::Cookie::from_random(&[1; 36]).bytes().to_vec();
+    let text = br#"{"tcp":true,"time":1,"parallel":1,"len":1460,"congestion":"vegas"}"#;
+    says.extend_from_slice(&u32::try_from(text.len()).expect("short").to_be_bytes());
+    says.extend_from_slice(text);
+    let (_, heard) = meet(
+        server_options(),
+        Talker::new(Some(server_address()), &says),
+        "there are cubic, reno and bbr",
+    );
+    assert_eq!(heard, [9, 0xfe, 0, 0, 0, 134, 0, 0, 0, 0]);
+}
+
+#[test]
+fn the_client_s_algorithm_holds_for_both_sides() {
+    for congestion in CongestionControl::ALL {
+        let client = ClientOptions {
+            congestion: Some(congestion),
+            reverse: true,
+            json: true,
+            ..client_options(Extent::Bytes(3_000_000))
+        };
+        let run = run(server_options(), client);
+        let end = &run.client.json()["end"];
+        for side in ["sender_tcp_congestion", "receiver_tcp_congestion"] {
+            assert_eq!(end[side], congestion.name());
+        }
+    }
 }
 
 /// What a client makes of a peer that accepts its connection and says `says`.
