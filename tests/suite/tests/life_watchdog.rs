@@ -2,8 +2,11 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ::bywash::{ConnOptions, Context, Engine, EngineConfig, Event, Port, Service};
 use bywash_tests::kernel::{self, Bystanders};
 use bywash_tests::process::Running;
 use bywash_tests::remains::Traces;
@@ -165,4 +168,59 @@ fn without_a_watchdog_there_is_no_guard() {
     let children = std::fs::read_to_string(children).expect("a process");
     assert_eq!(children.trim(), "", "a child process");
     bywash::end(server);
+}
+
+/// Listens, and stands still in the middle of an event for as long as it is told to.
+struct Hanging(Arc<AtomicBool>);
+
+impl Service for Hanging {
+    fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
+        match event {
+            Event::Started => {
+                cx.listen(PORT, ConnOptions::default())
+                    .expect("the port is free");
+            }
+            Event::Stopping => cx.stop(),
+            _ => {
+                while self.0.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+    }
+}
+
+/// The process lives, its shard does not: an embedder's service that blocks, or a fault of ours.
+#[test]
+fn one_hanging_shard_gives_the_host_back_as_well() {
+    let bed = Bed::new(Shape::default());
+    let traces = Traces::of(&bed.host);
+    let hang = Arc::new(AtomicBool::new(false));
+    let mut config = EngineConfig::new(&*bed.host.device);
+    config.watchdog = Some(Duration::from_secs(1));
+    let seen = hang.clone();
+    let engine = bed
+        .host
+        .inside(move || Engine::start(config, |_shard| Hanging(seen.clone())))
+        .expect("an engine");
+    let program = traces.present();
+    assert_eq!(knock(&bed), None);
+    hang.store(true, Ordering::Relaxed);
+    assert_eq!(
+        knock(&bed),
+        None,
+        "the handshake is over before the service hangs"
+    );
+    until("the program is off", || traces.program().is_none());
+    assert_eq!(
+        knock(&bed),
+        Some(std::io::ErrorKind::ConnectionRefused),
+        "the kernel does not answer for the port"
+    );
+    hang.store(false, Ordering::Relaxed);
+    until("the program is on again", || traces.program().is_some());
+    until("it serves again", || knock(&bed).is_none());
+    engine.stop();
+    engine.join().expect("an orderly end");
+    traces.gone(&[program]);
 }
