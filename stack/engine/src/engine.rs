@@ -60,7 +60,7 @@ const CHUNK_SMALL: u32 = 2048;
 const CHUNK_LARGE: u32 = 4096;
 
 /// What the shard threads share with the engine's handle.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
     ended: AtomicU32,
@@ -127,11 +127,7 @@ impl<S: Service + Send + 'static> Engine<S> {
         let directory = Arc::new(Directory::new(config.shards));
         // Before the sockets: from here on a stopped engine would cut its ports off.
         let watchdog = Watchdog::start(&config, &demux, &directory)?;
-        let shared = Arc::new(Shared {
-            stop: AtomicBool::new(false),
-            ended: AtomicU32::new(0),
-            gone: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared::default());
         let live = Arc::new(LiveDevice::new(&device));
         let follower = Follower {
             device: device.name.clone(),
@@ -142,9 +138,7 @@ impl<S: Service + Send + 'static> Engine<S> {
         };
         let host = Host::spawn(&device, move |event| follower.on_event(event))?;
         let (release, released) = bounded::<()>(0);
-        let checksum = config
-            .rx_checksum
-            .unwrap_or_else(|| checksum_policy(&device));
+        let checksum = checksum_policy(&config, &device);
         let mut engine = Self {
             description: describe(&device, &demux, &cores, checksum),
             shared,
@@ -565,10 +559,12 @@ fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {
     }
 }
 
-/// Devices whose peer's kernel may hand over frames with only the pseudo-header summed.
-fn checksum_policy(device: &Device) -> ChecksumPolicy {
-    match device.driver.as_deref() {
+/// As configured; else by the device: its peer's kernel may hand over frames with only the
+/// pseudo-header summed.
+fn checksum_policy(config: &EngineConfig, device: &Device) -> ChecksumPolicy {
+    let fits = match device.driver.as_deref() {
         Some("veth" | "tun" | "virtio_net") => ChecksumPolicy::FullOrPseudo,
         _ => ChecksumPolicy::Full,
-    }
+    };
+    config.rx_checksum.unwrap_or(fits)
 }
