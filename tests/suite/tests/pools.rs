@@ -3,13 +3,13 @@
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bywash::{
-    ConnId, ConnOptions, Context, Engine, EngineConfig, Event, PoolClass, PoolLimits, PoolPolicy,
-    Port, Recv, Service, ShardConfig,
+    ConnId, ConnOptions, Context, Engine, EngineConfig, Event, Luggage, PoolClass, PoolLimits,
+    PoolPolicy, Port, Recv, Service,
 };
 use bywash_tests::bywash::{binary, over_shards};
 use bywash_tests::process::Running;
@@ -64,6 +64,17 @@ impl Service for Sink {
             _ => {}
         }
     }
+
+    /// Nothing is known of a connection but that it is there.
+    fn on_leave(&mut self, conn: ConnId) -> Option<Luggage> {
+        self.connections.retain(|own| *own != conn);
+        Some(Box::new(()))
+    }
+
+    fn on_arrive<P: Port>(&mut self, cx: &mut Context<'_, P>, conn: ConnId, _: Luggage) {
+        self.connections.push(conn);
+        self.on_event(cx, Event::Readable { conn });
+    }
 }
 
 /// Flows of the peer's kernel: bursts at full rate, with pauses in which others want the ring.
@@ -84,6 +95,22 @@ fn flows(bed: &Bed) -> Vec<JoinHandle<TcpStream>> {
     (0..FLOWS).map(flow).collect()
 }
 
+/// A sink on the bed's host.
+fn start(bed: &Bed, change: impl FnOnce(&mut EngineConfig)) -> (Engine<Sink>, Arc<Mutex<Seen>>) {
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let mut config = EngineConfig::new(bed.host.device.clone());
+    change(&mut config);
+    let in_engine = Arc::clone(&seen);
+    let engine = bed.host.inside(move || {
+        Engine::start(config, |_| Sink {
+            seen: Arc::clone(&in_engine),
+            connections: Vec::new(),
+        })
+        .expect("the device is free")
+    });
+    (engine, seen)
+}
+
 /// What `bywash ss` says of the engine in this process.
 fn ss() -> Value {
     let reports = Running::start(Command::new(binary()).args(["ss", "--json"])).wait(LIMIT);
@@ -97,26 +124,13 @@ fn ss() -> Value {
 #[test]
 fn flows_come_and_go_at_full_rate_and_keep_their_order() {
     let bed = Bed::new(Shape::default());
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let (device, in_engine) = (bed.host.device.clone(), Arc::clone(&seen));
-    let engine = bed.host.inside(move || {
-        let config = EngineConfig {
-            pools: vec![PoolClass::small(2)],
-            shard: ShardConfig {
-                pools: PoolPolicy::PromoteAfter(50_000),
-                pool_limits: PoolLimits {
-                    idle_after: Duration::from_millis(10),
-                    ..PoolLimits::default()
-                },
-                ..ShardConfig::default()
-            },
-            ..EngineConfig::new(device)
+    let (engine, seen) = start(&bed, |config| {
+        config.pools = vec![PoolClass::small(2)];
+        config.shard.pools = PoolPolicy::PromoteAfter(50_000);
+        config.shard.pool_limits = PoolLimits {
+            idle_after: Duration::from_millis(10),
+            ..PoolLimits::default()
         };
-        Engine::start(config, |_| Sink {
-            seen: Arc::clone(&in_engine),
-            connections: Vec::new(),
-        })
-        .expect("the device is free")
     });
     let streams: Vec<TcpStream> = flows(&bed)
         .into_iter()
@@ -161,4 +175,119 @@ fn flows_come_and_go_at_full_rate_and_keep_their_order() {
         calls * 16 < frames,
         "{calls} system calls for {frames} frames"
     );
+}
+
+/// With many rings XDP marks those that it sends packets to, and the shard looks there.
+#[test]
+fn many_rings_are_found_by_their_marks() {
+    let bed = Bed::new(Shape::default());
+    let (engine, seen) = start(&bed, |config| {
+        config.pools = vec![PoolClass {
+            pools: 100,
+            ring: 256,
+        }];
+        config.shard.pools = PoolPolicy::Dedicated;
+        config.shard.lease_cap = 1024;
+    });
+    let streams: Vec<TcpStream> = flows(&bed)
+        .into_iter()
+        .map(|flow| flow.join().expect("it sends to its end"))
+        .collect();
+    let report = ss();
+    engine.stop();
+    engine.join().expect("a clean end");
+    drop(streams);
+    let seen = seen.lock().expect("nobody panics with it");
+    assert_eq!(seen.received, FLOWS * BURSTS * BURST);
+    assert_eq!(seen.out_of_order, 0);
+    let shard = &report["shards"][0];
+    let marked = shard["counters"]["rings-marked"]
+        .as_u64()
+        .expect("a counter");
+    assert!(marked > FLOWS * BURSTS, "{marked} marks");
+    let pools = shard["pools"].as_array().expect("pools");
+    let with_frames = pools
+        .iter()
+        .filter(|pool| pool["frames"].as_u64() > Some(1000));
+    assert_eq!(
+        (pools.len(), with_frames.count() as u64),
+        (100, FLOWS),
+        "{shard:#}"
+    );
+}
+
+/// The peer's queues change, and with them where its flows arrive: they are handed over, and the connections follow.
+#[test]
+fn connections_follow_their_packets_to_another_queue() {
+    const EACH: u64 = 4 << 20;
+    let bed = Bed::new(Shape {
+        queues: 2,
+        ..Shape::default()
+    });
+    let (engine, seen) = start(&bed, |config| config.shards = 2);
+    let server = SocketAddr::new(bed.host.address(false), PORT);
+    let flows = 16;
+    let half = Arc::new(Barrier::new(flows + 1));
+    let changed = Arc::new(Barrier::new(flows + 1));
+    let flow = |_| {
+        let (half, changed) = (Arc::clone(&half), Arc::clone(&changed));
+        bed.peer.spawn(move || {
+            let mut stream = TcpStream::connect(server).expect("the sink listens");
+            setsockopt(&stream, sockopt::SndBuf, &(SEND_BUFFER / 4)).expect("a send buffer");
+            stream
+                .write_all(&vec![1; EACH as usize])
+                .expect("the sink reads");
+            // What was sent has arrived before the queues change.
+            std::thread::sleep(Duration::from_millis(300));
+            half.wait();
+            changed.wait();
+            stream
+                .write_all(&vec![2; EACH as usize])
+                .expect("the sink reads");
+            std::thread::sleep(Duration::from_millis(300));
+            stream
+        })
+    };
+    let senders: Vec<_> = (0..flows).map(flow).collect();
+    half.wait();
+    let by_shard = |report: &Value| -> Vec<usize> {
+        let shards = report["shards"].as_array().expect("shards");
+        let connections = shards.iter().map(|shard| shard["connections"].as_array());
+        connections
+            .map(|all| all.expect("connections").len())
+            .collect()
+    };
+    let before = ss();
+    assert!(
+        by_shard(&before)[1] > 0,
+        "no flow came to the second queue: {before:#}"
+    );
+    bed.peer
+        .run("ethtool", &["-L", &bed.peer.device, "tx", "1"])
+        .ok();
+    changed.wait();
+    let streams: Vec<TcpStream> = senders
+        .into_iter()
+        .map(|sender| sender.join().expect("it sends to its end"))
+        .collect();
+    let after = ss();
+    engine.stop();
+    engine.join().expect("a clean end");
+    drop(streams);
+    let seen = seen.lock().expect("nobody panics with it");
+    assert_eq!(seen.received, 2 * EACH * flows as u64);
+    let counter = |name: &str| {
+        over_shards(&after, |shard| {
+            shard["counters"][name].as_u64().unwrap_or(0)
+        })
+    };
+    println!(
+        "{seen:?} {:?} -> {:?}, {} handed over",
+        by_shard(&before),
+        by_shard(&after),
+        counter("handed-over")
+    );
+    assert_eq!(by_shard(&after), [flows, 0], "{after:#}");
+    assert_eq!(counter("resteered-here"), by_shard(&before)[1] as u64);
+    assert_eq!(counter("connections-lost"), 0);
 }

@@ -16,7 +16,20 @@ use bywash_tcp::time::{Duration, Instant};
 
 use super::FIRST_POOL;
 
-/// Up to this many rings all are read in every turn. `cargo run --release -p bywash-bench -- pools` measures both ways.
+/// Up to this many rings all are read in every turn.
+///
+/// Nanoseconds a turn for looking, with nothing found, on a veth (`cargo run --release -p bywash-bench -- pools`):
+///
+/// | pools | all rings | marked, none busy | marked, 8 busy |
+/// |---|---|---|---|
+/// | 1 | 3.6 | 4.7 | 8.6 |
+/// | 16 | 56 | 18 | 35 |
+/// | 64 | 210 | 20 | 50 |
+/// | 256 | 740 | 28 | 52 |
+/// | 1022 | 3470 | 79 | 101 |
+///
+/// Marking itself costs XDP a look-up in an array for each packet, a few nanoseconds, and a turn under load finds 30
+/// packets and more: up to some 64 rings looking at all of them is the cheaper way, beyond it never is.
 pub(crate) const SCAN_ALL_UP_TO: usize = 64;
 /// How long a ring is read in every turn after its last mark or packet: longer than a NAPI cycle (64 packets, under 100 us).
 const ARMED: Duration = Duration::from_micros(250);

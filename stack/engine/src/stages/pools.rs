@@ -32,6 +32,7 @@ impl<P: Port> Core<P> {
             }
             return received;
         }
+        self.counters.rings_marked += self.scan.marked.len() as u64;
         for one in &self.moves {
             for ring in [one.from, one.to] {
                 if usize::from(ring) >= FIRST_POOL {
