@@ -282,10 +282,13 @@ fn connections_follow_their_packets_to_another_queue() {
         })
     };
     println!(
-        "{seen:?} {:?} -> {:?}, {} handed over",
+        "{seen:?} {:?} -> {:?}, {} handed over, {} parked, {} moves forced, drops {:?}",
         by_shard(&before),
         by_shard(&after),
-        counter("handed-over")
+        counter("handed-over"),
+        counter("frames-parked"),
+        counter("moves-forced"),
+        [&after["shards"][0]["drops"], &after["shards"][1]["drops"]],
     );
     assert_eq!(by_shard(&after), [flows, 0], "{after:#}");
     assert_eq!(counter("resteered-here"), by_shard(&before)[1] as u64);
