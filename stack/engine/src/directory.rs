@@ -46,13 +46,23 @@ pub(crate) enum ControlMessage {
     Mtu(u16),
 }
 
-/// A frame of another shard's memory, lent for as long as it takes to copy it.
+/// What one shard hands to another, in order.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Handed {
-    /// The shard that it arrived at.
-    pub(crate) from: u32,
-    /// To be opened by that shard's view.
-    pub(crate) desc: LeaseDesc,
+pub(crate) enum Handed {
+    /// A frame of the shard that it arrived at, lent for as long as it takes to copy it.
+    Frame {
+        /// That shard.
+        from: u32,
+        /// To be opened by its view.
+        desc: LeaseDesc,
+    },
+    /// Goes to the shard that a connection has come from, and back: behind every frame that was still handed there.
+    Marker {
+        /// The shard that it returns to.
+        from: u32,
+        /// The connection's place there.
+        conn: u32,
+    },
 }
 
 /// A connection on its way to another shard.
@@ -213,7 +223,7 @@ impl Directory {
         stripe.get(tuple).copied()
     }
 
-    /// Lends a frame to the shard that owns its flow. False if that shard is too far behind.
+    /// False if that shard is too far behind.
     pub(crate) fn hand_over(&self, shard: u32, frame: Handed) -> bool {
         let inbox = self.inbox(shard);
         let taken = inbox.frames.push(frame).is_ok();

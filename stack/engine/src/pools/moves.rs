@@ -27,6 +27,11 @@ use bywash_xsk::Frame;
 /// How long a parked frame waits when no fact ends the doubt: long against a NAPI cycle (64 packets, under 100 us here)
 /// that is held up by the host's scheduler, short against any retransmission time-out.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(10);
+/// The same for a flow that came from another shard, whose core may have been taken away for a while: still short against a
+/// retransmission time-out.
+const PATIENCE_WITH_SHARDS: Duration = Duration::from_millis(100);
+/// From here on `from` is no ring: with the shard that hands over. There are 1024 rings at most.
+pub(crate) const FIRST_SHARD: u16 = 1 << 15;
 /// How long a flow that receives nothing is remembered as moving.
 const MEMORY: Duration = Duration::from_secs(1);
 /// Frames that one flow may have parked: what a ring of usual size would hold.
@@ -85,6 +90,7 @@ pub(crate) struct Move {
     pub(crate) to: u16,
     /// The turn of the store.
     turn: u64,
+    comes_from_a_shard: bool,
     doubt: Doubt,
     parked: VecDeque<Frame>,
     until: Instant,
@@ -109,6 +115,7 @@ impl Move {
             from,
             to,
             turn,
+            comes_from_a_shard: from >= FIRST_SHARD,
             doubt: Doubt::Fresh,
             parked: VecDeque::new(),
             until: now + MEMORY,
@@ -117,7 +124,11 @@ impl Move {
 
     fn park(&mut self, frame: Frame, now: Instant) {
         if self.parked.is_empty() {
-            self.until = now + PATIENCE;
+            self.until = now
+                + match self.comes_from_a_shard {
+                    true => PATIENCE_WITH_SHARDS,
+                    false => PATIENCE,
+                };
         }
         self.parked.push_back(frame);
     }
@@ -135,6 +146,11 @@ impl Move {
         self.parked.len()
     }
 
+    /// It is known otherwise that nothing more comes by `from`.
+    pub(crate) fn resolve(&mut self) {
+        self.doubt = Doubt::None;
+    }
+
     /// When it must be looked at even if nothing arrives.
     pub(crate) fn wakeup(&self) -> Option<Instant> {
         (!self.parked.is_empty()).then_some(self.until)
@@ -143,7 +159,7 @@ impl Move {
     /// Learns from what a turn found, after the rings were read.
     ///
     /// A flow that came from another shard has no `from` among the rings, and no cycle tells when the last of its frames
-    /// has come the long way: its frames wait for RCV.NXT or the end of patience.
+    /// has come the long way: [`resolve`](Self::resolve) does.
     pub(crate) fn learn(&mut self, found: Found, turn: u64, now: Instant) -> Verdict {
         self.doubt = match self.doubt {
             // Rings may have been read before the store in that turn.

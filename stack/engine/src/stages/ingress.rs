@@ -13,7 +13,8 @@ use crate::config::PoolPolicy;
 use crate::directory::Handed;
 use crate::flows::Place;
 use crate::payload::FramePayload;
-use crate::pools::{CONTROL, PRIMARY, moves};
+use crate::pools::moves::{self, FIRST_SHARD};
+use crate::pools::{CONTROL, PRIMARY};
 use crate::service::Event;
 use crate::shard::{Conn, Core, Origin, Phase, Pressure, Read};
 
@@ -29,18 +30,15 @@ pub(crate) struct Arrival {
 impl Arrival {
     /// It came by a ring and had to wait.
     pub(crate) const LATE: Self = Self::by(u16::MAX);
-    /// Beyond all rings: with the shard that handed it over.
-    const HANDED: u16 = 1 << 15;
-
     /// By no ring of this queue: another shard has handed it over.
     pub(crate) const fn handed(from: u32) -> Self {
-        Self::by(Self::HANDED | from as u16)
+        Self::by(FIRST_SHARD | from as u16)
     }
 
     /// The shard that has handed it over.
     pub(crate) fn shard(self) -> Option<u32> {
-        (self.ring & Self::HANDED != 0 && self.ring != Self::LATE.ring)
-            .then_some(u32::from(self.ring & !Self::HANDED))
+        (self.ring >= FIRST_SHARD && self.ring != Self::LATE.ring)
+            .then_some(u32::from(self.ring & !FIRST_SHARD))
     }
 
     pub(crate) const fn by(ring: u16) -> Self {
@@ -92,8 +90,15 @@ impl<P: Port> Core<P> {
             && let Some(handed) = inbox.next_frame()
         {
             taken += 1;
-            let view = directory.inbox(handed.from).view();
-            let Some(lease) = view.and_then(|view| view.open(handed.desc)) else {
+            let (from, desc) = match handed {
+                Handed::Frame { from, desc } => (from, desc),
+                Handed::Marker { from, conn } => {
+                    self.on_marker(from, conn);
+                    continue;
+                }
+            };
+            let view = directory.inbox(from).view();
+            let Some(lease) = view.and_then(|view| view.open(desc)) else {
                 debug_assert!(false, "what is handed over is lent, and opened once");
                 continue;
             };
@@ -113,7 +118,7 @@ impl<P: Port> Core<P> {
             frame.extend(lease.len());
             drop(lease);
             self.counters.taken_over += 1;
-            self.on_frame(frame, Arrival::handed(handed.from));
+            self.on_frame(frame, Arrival::handed(from));
         }
         taken
     }
@@ -251,14 +256,15 @@ impl<P: Port> Core<P> {
         if !self.may_hold_frames() {
             return self.count_drop(DropReason::HandOverFull);
         }
-        let handed = Handed {
-            from: self.config.index,
-            desc: frame.lend(),
-        };
-        if self.directory.hand_over(owner, handed) {
+        let desc = frame.lend();
+        let from = self.config.index;
+        if self
+            .directory
+            .hand_over(owner, Handed::Frame { from, desc })
+        {
             self.counters.handed_over += 1;
         } else {
-            drop(self.port.umem().take_back(handed.desc));
+            drop(self.port.umem().take_back(desc));
             self.count_drop(DropReason::HandOverFull);
         }
     }

@@ -9,7 +9,8 @@
 //!     Service::on_leave ──► luggage, Connection::snapshot ──► Traveller ──► inbox of the arriving shard
 //!     directory: the other shard owns the flow; frames that still come here are handed on
 //!   other: Connection::restore (payload into own TX frames), Service::on_arrive(luggage)
-//!     frames that come by its own ring wait (`pools::moves`) until those that went the long way have come
+//!     frames that come by its own ring wait (`pools::moves`) until those that went the long way have come: a marker goes
+//!     the same way behind them, and is back when they are
 //! ```
 //! The traveller is in the inbox before the directory names its new owner. So a shard that is named and has no such flow
 //! finds it by looking there.
@@ -18,7 +19,7 @@ use bywash_tcp::{Connection, State};
 use bywash_xsk::Port;
 
 use crate::context::Context;
-use crate::directory::Traveller;
+use crate::directory::{Handed, Traveller};
 use crate::payload::FramePayload;
 use crate::pools::PRIMARY;
 use crate::pools::moves::Move;
@@ -177,10 +178,36 @@ impl<P: Port> Core<P> {
             conn.pool
         });
         self.begin_move(index, Arrival::handed(from).ring, to.unwrap_or(PRIMARY));
+        let marker = Handed::Marker {
+            from: self.config.index,
+            conn: index,
+        };
+        if !self.directory.hand_over(from, marker) {
+            self.counters.markers_lost += 1;
+        }
         if let Some(id) = self.conns.id_of(index) {
             self.arrived.push_back((id, luggage));
         }
         self.mark_ready(index);
+    }
+
+    /// A marker on its way back, or one of ours that is back: everything that was handed over before it has come. One that
+    /// finds a full inbox is lost, and patience ends the wait for it.
+    pub(crate) fn on_marker(&mut self, from: u32, conn: u32) {
+        if from != self.config.index {
+            if !self
+                .directory
+                .hand_over(from, Handed::Marker { from, conn })
+            {
+                self.counters.markers_lost += 1;
+            }
+            return;
+        }
+        let rings = self.reads.len();
+        let came = |one: &&mut Move| one.conn == conn && usize::from(one.from) >= rings;
+        if let Some(one) = self.moves.iter_mut().find(came) {
+            one.resolve();
+        }
     }
 
     /// There are no frames for it here. Where it came from there were; a connection that finds none there either is lost, and

@@ -17,6 +17,8 @@ fn world(seed: u64) -> World {
 
 fn world_with(servers: &MemoryConfig, client: &MemoryConfig, seed: u64) -> World {
     let config = ShardConfig {
+        // As the sum of the receive frames has it: something is left for the fill ring.
+        lease_cap: 4096.min(servers.umem.rx_frames - 8),
         pools: PoolPolicy::PromoteAfter(20_000),
         ..ShardConfig::default()
     };
@@ -118,7 +120,9 @@ fn kicks_without_effect_are_repeated() {
     assert_eq!(world.client_queue.posted(), 0);
 }
 
-/// Applications hold every receive frame there is: the fill ring runs dry, packets are lost. Once frames come back, so do they.
+/// Applications hold what they may, and a burst finds the few frames that are left gone: packets are lost. Once frames come
+/// back, so do they. Were there no cap on what is held, segments out of order could take the last frames, and the one that is
+/// missing would find none: for ever.
 #[test]
 fn a_dry_fill_ring_is_filled_again() {
     let few = MemoryConfig {
@@ -135,11 +139,8 @@ fn a_dry_fill_ring_is_filled_again() {
         world.send(flow, BYTES);
     }
     world.run(2000, STEP);
-    assert_eq!(
-        world.servers[0].service().kept.len(),
-        48,
-        "all frames are held"
-    );
+    let kept = world.servers[0].service().kept.len();
+    assert!((1..=40).contains(&kept), "{kept} frames are kept");
     assert!(
         world.ring_full > 0,
         "nothing was lost: the ring was not dry"
