@@ -65,6 +65,10 @@
 //! | 7323 4.1 | samples come from the time of sending, from the echo only where Karn's rule forbids that; every ACK counts alike | nanoseconds instead of milliseconds; as Linux |
 //! | 1337 | a RST does not end TIME-WAIT | done |
 //! | 6191 | [`accepts_new_incarnation`](Connection::accepts_new_incarnation) tells, the owner acts | the listener makes the connection |
+//! | 9406 4.3 | an ACK grows slow start by all that it delivers (`L` is infinite), also without pacing | receivers that acknowledge once a burst; as Linux |
+//! | 9438 4.6, 4.9 | a loss reduces from the window, not from what was on the way; an undo begins a new epoch at the old window | a window in disuse does not grow (RFC 7661); as Linux |
+//! | 7661 4.4 | after silence of more than a time-out the window begins anew, unless `slow_start_after_idle` is off | as Linux |
+//! | ccwg-bbr-06 5.5.10 | the first flight with too much loss is looked at, not each lost segment; lossy ACKs stand for lost ranges | all that the draft acts on; as Linux |
 //! | AccECN | no accurate ECN feedback (draft-ietf-tcpm-accurate-ecn), no L4S (9330), no ABE (8511) | no controller here answers to more than one mark a round trip, and both ends must have it |
 #![no_std]
 #![forbid(unsafe_code)]
