@@ -15,6 +15,9 @@ use crate::stages::egress::post_header;
 /// How long after the last cookie an ACK may still acknowledge one: two epochs of 64 s.
 const COOKIE_LIFE: Duration = Duration::from_secs(128);
 
+/// How long after the last cookie segments of nobody get no RST: some retransmissions of the first data.
+const COOKIE_GRACE: Duration = Duration::from_secs(10);
+
 /// When a listener answers SYNs by cookies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SynCookies {
@@ -116,6 +119,15 @@ impl<P: Port> Core<P> {
         let index = self.adopt(tcp, Origin::HalfOpen(tuple.local_port), buffer, None);
         self.find_path(index);
         Some(index)
+    }
+
+    /// Whether this may be a segment of somebody who was sent a cookie, behind the one that acknowledges it: that one may be
+    /// lost or late, and will come again. A RST would end what has hardly begun.
+    pub(crate) fn may_follow_cookie(&self, flags: Flags) -> bool {
+        let recent = self
+            .last_cookie
+            .is_some_and(|at| self.now.since(at) < COOKIE_GRACE);
+        recent && flags.contains(Flags::ACK) && !flags.intersects(Flags::SYN | Flags::RST)
     }
 
     /// Sends a segment of no connection back to where `decoded` came from. There is no state to

@@ -289,6 +289,9 @@ impl<P: Port> Core<P> {
         if let Some(index) = self.take_cookie(decoded) {
             return self.on_flow_segment(index, decoded, frame, arrival);
         }
+        if self.may_follow_cookie(decoded.segment.flags) {
+            return self.count_drop(DropReason::NoConnection);
+        }
         let Some(entry) = self.listeners.by_port(tuple.local_port) else {
             return;
         };
