@@ -121,6 +121,15 @@ pub(super) fn encode(info: Option<&Info>, listens: bool) -> Vec<u8> {
     out.u32(0); // tcpi_rcv_rtt
     out.u32(info.rcv_wnd); // tcpi_rcv_space
     out.u32(clamp(info.retransmissions)); // tcpi_total_retrans
+    later_fields(&mut out, info);
+    out.0.resize(LEN, 0);
+    out.0
+}
+
+/// The fields from `tcpi_pacing_rate` on, which Linux has added over the years.
+fn later_fields(out: &mut Writer, info: &Info) {
+    let recovery = &info.recovery;
+    let mss = info.mss.max(1);
     out.u64(info.pacing_rate.unwrap_or(u64::MAX)); // tcpi_pacing_rate
     out.u64(u64::MAX); // tcpi_max_pacing_rate
     out.u64(info.bytes_acked);
@@ -148,8 +157,6 @@ pub(super) fn encode(info: Option<&Info>, listens: bool) -> Vec<u8> {
     out.u16(u16::try_from(info.timeouts).unwrap_or(u16::MAX)); // tcpi_total_rto
     out.u16(0); // tcpi_total_rto_recoveries
     out.u32(0); // tcpi_total_rto_time
-    out.0.resize(LEN, 0);
-    out.0
 }
 
 #[cfg(test)]
