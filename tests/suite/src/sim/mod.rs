@@ -27,6 +27,7 @@ pub mod plan;
 pub mod runner;
 pub mod scenario;
 pub mod stranger;
+pub mod tables;
 pub mod tap;
 pub mod trace;
 pub mod verdict;

@@ -41,7 +41,7 @@ struct Side {
     /// The farthest right edge and the highest acknowledgment that have reached it.
     edge: Option<SeqNumber>,
     heard_ack: Option<SeqNumber>,
-    /// Segments without SYN that have reached it.
+    /// Segments without SYN that have reached it; those with SACK blocks count twice.
     heard: u32,
 }
 
@@ -343,7 +343,8 @@ impl Tap {
             let edge = segment.ack + (u32::from(segment.window) << shift);
             raise(&mut own.edge, edge);
             raise(&mut own.heard_ack, segment.ack);
-            own.heard += u32::from(!is_syn);
+            let has_sack = !segment.options.sack.is_empty();
+            own.heard += u32::from(!is_syn) + u32::from(has_sack);
         }
         if let Some((number, side)) = known {
             let mut book = self.book.borrow_mut();

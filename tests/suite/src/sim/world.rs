@@ -261,6 +261,19 @@ impl World {
         }
     }
 
+    /// Bytes read so far by the server of each connection.
+    ///
+    /// # Panics
+    /// If something was found wrong: then the world stands still.
+    pub fn read(&self) -> Vec<u64> {
+        let book = self.book.borrow();
+        assert!(book.failures.is_empty(), "{:?}", book.failures);
+        book.entries
+            .iter()
+            .map(|entry| entry.ends[1].read)
+            .collect()
+    }
+
     /// Whether nothing is left to happen.
     pub fn is_at_rest(&self) -> bool {
         self.items.is_empty()
