@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use bywash::seams::tcp::Config;
+use bywash::seams::tcp::{Config, CongestionControl, EcnMode, MtuProbing};
 use bywash::seams::{MemoryConfig, PoolClass, RingSizes, UmemConfig};
 use bywash::{PoolPolicy, ShardConfig};
 
@@ -158,6 +158,10 @@ fn tcp_config(dice: &mut Dice) -> Config {
     config.sack = !dice.one_in(4);
     config.window_scale = !dice.one_in(4);
     config.nagle = !dice.one_in(3);
+    config.congestion = dice.pick(&CongestionControl::ALL);
+    config.pacing = dice.one_in(4);
+    config.ecn = dice.pick(&[EcnMode::Off, EcnMode::On, EcnMode::Accept]);
+    config.mtu_probing = dice.pick(&[MtuProbing::Off, MtuProbing::OnBlackHole, MtuProbing::Always]);
     if dice.one_in(3) {
         config.receive_buffer = dice.magnitude(3_000, 400_000) as usize;
     }
