@@ -133,6 +133,7 @@ fn look(args: &DoctorArgs) -> (Findings, Option<Device>) {
                 error.to_string(),
                 "see above; `ip link` lists what there is",
             );
+            filters::look(&mut findings, None);
             return (findings, None);
         }
     };
@@ -140,7 +141,7 @@ fn look(args: &DoctorArgs) -> (Findings, Option<Device>) {
     offloads::look(&mut findings, &device.name);
     polling::look(&mut findings, &device, args.busy_poll);
     placement::look(&mut findings, &device);
-    filters::look(&mut findings, &device);
+    filters::look(&mut findings, Some(&device));
     (findings, Some(device))
 }
 
