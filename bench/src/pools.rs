@@ -9,7 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use bywash_xsk::{Frame, Marks, PoolClass, Port, RingSizes, UmemConfig, XskConfig, XskPort};
+use bywash::seams::xsk::{
+    Frame, Marks, PoolClass, Port, RingSizes, UmemConfig, XskConfig, XskPort,
+};
 
 use crate::cpu::Sample;
 use crate::netns::{End, Testbed};

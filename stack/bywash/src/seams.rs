@@ -40,3 +40,5 @@ pub use bywash_engine::xsk::{
 pub use bywash_engine::tcp;
 /// Frames as values.
 pub use bywash_engine::wire;
+/// UMEM, rings and sockets: the AF_XDP port itself.
+pub use bywash_engine::xsk;
