@@ -83,6 +83,8 @@ mod connection;
 mod cookie;
 mod ecn;
 mod event;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod info;
 mod listener;
 mod loss;

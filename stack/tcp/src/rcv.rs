@@ -220,14 +220,15 @@ impl<P: Payload> Receiver<P> {
         window.div_ceil(1 << self.wscale)
     }
 
-    /// The window field of a SYN, which is never scaled (RFC 7323 2.2).
+    /// The window field of a SYN, which is never scaled (RFC 7323 2.2). A SYN that is sent again takes back nothing, even if the
+    /// limit has fallen since.
     pub(crate) fn offer_unscaled(&mut self) -> u16 {
         let field = u16::try_from(self.limit).unwrap_or(u16::MAX);
         let edge = self.nxt + u32::from(field);
         if edge.after(self.edge) {
             self.edge = edge;
         }
-        field
+        u16::try_from(self.window()).unwrap_or(u16::MAX)
     }
 
     /// Data that fits the window begins at `seq`; it is not empty.

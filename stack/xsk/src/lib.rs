@@ -33,6 +33,8 @@ mod busy_poll;
 pub mod config;
 pub mod error;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod mapped_array;
 pub mod marks;
 pub mod memory;

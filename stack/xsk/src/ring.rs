@@ -68,7 +68,7 @@ enum Backing {
     Kernel {
         _mapping: Mapping,
     },
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     Own {
         _ring: std::sync::Arc<tests::OwnRing>,
     },
@@ -303,5 +303,5 @@ impl<T: Copy> Consumer<T> {
     }
 }
 
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod tests;

@@ -115,7 +115,7 @@ const RUNTIMES: [&str; 10] = [
 ];
 
 /// Licences that a dependency may be used under.
-const LICENCES: [&str; 10] = [
+const LICENCES: [&str; 11] = [
     "0BSD",
     "Apache-2.0",
     "BSD-2-Clause",
@@ -123,6 +123,8 @@ const LICENCES: [&str; 10] = [
     "CC0-1.0",
     "ISC",
     "MIT",
+    // LLVM's libFuzzer, only in the fuzzer's own program.
+    "NCSA",
     "Unicode-3.0",
     "Unlicense",
     "Zlib",

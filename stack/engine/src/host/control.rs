@@ -11,6 +11,8 @@
 //! A thread of its own serves at most [`CLIENTS`] connections at a time, each within
 //! [`CLIENT_TIME`]; none of it touches a shard except what the engine's handler does.
 
+mod line;
+
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -27,6 +29,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+pub use line::{Arrival, REQUEST_MAX, RequestLine, interpret};
+
 use super::lock::{CONTROL_SOCKET, EngineLock, Owner, RUN_DIR, owner};
 
 /// Version of the protocol; both ends refuse any other.
@@ -37,9 +41,6 @@ pub const CLIENTS: usize = 8;
 
 /// A client must have sent its line within this time.
 pub const CLIENT_TIME: Duration = Duration::from_secs(2);
-
-/// Longest request line in bytes, far above any that exists.
-const REQUEST_MAX: usize = 4096;
 
 /// Longest reply that a client takes: a million sockets at a few hundred bytes each.
 const REPLY_MAX: u64 = 1 << 30;
@@ -186,16 +187,14 @@ struct Server {
 
 struct Client {
     stream: UnixStream,
-    line: Vec<u8>,
+    line: RequestLine,
     deadline: Instant,
 }
 
 /// What a client's socket gave.
 enum Progress {
-    More,
-    Line,
+    Arrived(Arrival),
     Gone,
-    TooLong,
 }
 
 impl Server {
@@ -269,14 +268,17 @@ impl Server {
                 continue;
             }
             match client.read() {
-                Progress::More => self.clients.push(client),
+                Progress::Arrived(Arrival::More) => self.clients.push(client),
                 Progress::Gone => {}
-                Progress::TooLong => reply(
+                Progress::Arrived(Arrival::TooLong) => reply(
                     client.stream,
                     &Err(format!("request longer than {REQUEST_MAX} bytes")),
                 ),
-                Progress::Line => {
-                    let answer = parse(&client.line).and_then(|request| (self.handler)(request));
+                Progress::Arrived(Arrival::Line) => {
+                    let answer = client
+                        .line
+                        .parse()
+                        .and_then(|request| (self.handler)(request));
                     reply(client.stream, &answer);
                 }
             }
@@ -308,7 +310,7 @@ impl Server {
         } else {
             self.clients.push(Client {
                 stream,
-                line: Vec::new(),
+                line: RequestLine::default(),
                 deadline: Instant::now() + CLIENT_TIME,
             });
         }
@@ -321,49 +323,15 @@ impl Client {
         match self.stream.read(&mut buffer) {
             // An end without a newline: a client that only wanted to know whether we live.
             Ok(0) => Progress::Gone,
-            Ok(length) => {
-                self.line.extend_from_slice(&buffer[..length]);
-                let end = self.line.iter().position(|byte| *byte == b'\n');
-                match end {
-                    Some(end) if end <= REQUEST_MAX => {
-                        self.line.truncate(end);
-                        Progress::Line
-                    }
-                    None if self.line.len() <= REQUEST_MAX => Progress::More,
-                    _ => Progress::TooLong,
-                }
-            }
+            Ok(length) => Progress::Arrived(self.line.on_bytes(&buffer[..length])),
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
             {
-                Progress::More
+                Progress::Arrived(Arrival::More)
             }
             Err(_) => Progress::Gone,
         }
     }
-}
-
-fn parse(line: &[u8]) -> Result<Request, String> {
-    #[derive(Deserialize)]
-    struct Versioned {
-        v: u64,
-    }
-    #[derive(Deserialize)]
-    struct Line {
-        op: Operation,
-    }
-    let value: Value = serde_json::from_slice(line)
-        .map_err(|error| format!("not a JSON request line: {error}"))?;
-    let versioned =
-        Versioned::deserialize(&value).map_err(|error| format!("no version: {error}"))?;
-    if versioned.v != VERSION {
-        return Err(format!(
-            "this engine speaks version {VERSION} of the control protocol, not {}",
-            versioned.v
-        ));
-    }
-    let line = Line::deserialize(&value).map_err(|error| format!("no such request: {error}"))?;
-    Ok(Request { operation: line.op })
 }
 
 /// Writes the reply; a client that does not take it within its time goes without.
@@ -471,78 +439,4 @@ pub fn ask(engine: &EngineInfo, operation: Operation) -> Result<Value, ControlEr
         return Err(failed(ErrorKind::UnexpectedEof.into()));
     }
     interpret(&line)
-}
-
-fn interpret(line: &str) -> Result<Value, ControlError> {
-    let malformed = || ControlError::Malformed(line.chars().take(200).collect());
-    let mut value: Value = serde_json::from_str(line).map_err(|_| malformed())?;
-    let reply = value.as_object_mut().ok_or_else(malformed)?;
-    match reply.get("v").and_then(Value::as_u64) {
-        Some(VERSION) => {}
-        Some(other) => return Err(ControlError::Version(format!("it speaks version {other}"))),
-        None => return Err(malformed()),
-    }
-    if let Some(error) = reply.get("error") {
-        return Err(ControlError::Engine(
-            error
-                .as_str()
-                .map_or_else(|| error.to_string(), str::to_owned),
-        ));
-    }
-    reply.remove("ok").ok_or_else(malformed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_are_parsed_or_refused_with_a_reason() {
-        assert_eq!(
-            parse(br#"{"v":1,"op":"ss"}"#),
-            Ok(Request {
-                operation: Operation::Ss
-            })
-        );
-        assert_eq!(
-            parse(br#"{"op":"version","v":1,"more":[]}"#),
-            Ok(Request {
-                operation: Operation::Version
-            })
-        );
-        for (line, reason) in [
-            ("", "not a JSON"),
-            ("ss", "not a JSON"),
-            ("[]", "no version"),
-            (r#"{"op":"ss"}"#, "no version"),
-            (r#"{"v":-1,"op":"ss"}"#, "no version"),
-            (r#"{"v":2,"op":"later"}"#, "not 2"),
-            (r#"{"v":1}"#, "no such request"),
-            (r#"{"v":1,"op":"reboot"}"#, "no such request"),
-            ("\u{0}\u{7f}", "not a JSON"),
-        ] {
-            let error = parse(line.as_bytes()).unwrap_err();
-            assert!(error.contains(reason), "{line:?}: {error}");
-        }
-        assert!(parse(&[0xff, 0xfe]).is_err());
-    }
-
-    #[test]
-    fn replies_are_interpreted() {
-        assert_eq!(interpret(r#"{"v":1,"ok":[1]}"#).unwrap(), json!([1]));
-        assert_eq!(interpret(r#"{"v":1,"ok":null}"#).unwrap(), Value::Null);
-        assert!(
-            matches!(interpret(r#"{"v":1,"error":"no"}"#), Err(ControlError::Engine(text)) if text == "no")
-        );
-        assert!(matches!(
-            interpret(r#"{"v":2,"ok":1}"#),
-            Err(ControlError::Version(_))
-        ));
-        for line in ["", "[]", "{}", r#"{"v":1}"#, r#"{"ok":1}"#] {
-            assert!(
-                matches!(interpret(line), Err(ControlError::Malformed(_))),
-                "{line:?}"
-            );
-        }
-    }
 }

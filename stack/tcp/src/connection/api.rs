@@ -193,7 +193,7 @@ impl<P: Payload> Connection<P> {
     /// that is less. The right edge never moves left:
     /// a window already offered stays open.
     pub fn set_receive_limit(&mut self, bytes: usize) {
-        self.rcv.set_limit(bytes);
+        self.rcv.set_limit(bytes.min(self.config.receive_limit()));
     }
 
     /// Caps the segment size to `mss` bytes without options, for a path whose MTU has turned out smaller (RFC 9293 3.7.5).

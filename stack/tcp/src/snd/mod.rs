@@ -18,8 +18,8 @@ mod rack;
 mod scoreboard;
 mod storage;
 
-#[cfg(test)]
-mod oracle_tests;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod oracle_tests;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;

@@ -1,10 +1,13 @@
 //! The scoreboard against an oracle that walks over everything, every time.
+//!
+//! One body, driven twice: by proptest here, and by the bytes of a fuzzer (`tests/fuzz`).
 
 extern crate std;
 use std::vec;
 use std::vec::Vec;
 
 use bywash_wire::{SackBlocks, SeqNumber};
+#[cfg(test)]
 use proptest::prelude::*;
 
 use super::*;
@@ -30,6 +33,7 @@ enum Op {
     Wait(u8),
 }
 
+#[cfg(test)]
 fn op() -> impl Strategy<Value = Op> {
     let block = (
         any::<u8>(),
@@ -372,6 +376,64 @@ impl World {
     }
 }
 
+/// The bytes of a fuzzer as operations; the same ranges as [`op`] has.
+#[cfg(feature = "fuzzing")]
+struct Script<'a>(core::slice::Iter<'a, u8>);
+
+#[cfg(feature = "fuzzing")]
+impl Script<'_> {
+    /// The next byte, folded into `0..below`; 0 behind the end.
+    fn next(&mut self, below: u8) -> u8 {
+        self.0.next().copied().unwrap_or(0) % below
+    }
+
+    fn op(&mut self) -> Op {
+        match self.next(16) {
+            0..=3 => {
+                let wide = u16::from(self.next(2)) * 200;
+                Op::Send(1 + self.next(11), 1 + wide + u16::from(self.next(200)))
+            }
+            4..=7 => {
+                let (whole, part) = (self.next(10), self.next(255));
+                let blocks = (0..self.next(4)).map(|_| {
+                    let (index, count) = (self.next(255), 1 + self.next(5));
+                    (index, count, self.next(100).saturating_sub(80))
+                });
+                let blocks = blocks.collect();
+                // Mostly duplicates, and mostly whole records.
+                Op::Ack(whole.saturating_sub(5), part.saturating_sub(200), blocks)
+            }
+            8 | 9 => Op::Resend(1 + self.next(7)),
+            10 | 11 => Op::Detect(self.next(30)),
+            12 => Op::TimeOut(self.next(40)),
+            13 => Op::Unmark,
+            14 if self.next(2) == 0 => Op::Probe,
+            14 => Op::Cut(self.next(255), 1 + self.next(254)),
+            _ => Op::Wait(1 + self.next(29)),
+        }
+    }
+}
+
+/// Runs a fuzzer's bytes: see [`crate::fuzzing::scoreboard`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn run(data: &[u8]) {
+    let mut script = Script(data.iter());
+    let mut world = World::new();
+    for turn in 1..80 {
+        if script.0.as_slice().is_empty() {
+            break;
+        }
+        let op = script.op();
+        world.run(&op);
+        world.check();
+        if turn % 7 == 0 {
+            world.reborn();
+            world.check();
+        }
+    }
+}
+
+#[cfg(test)]
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 

@@ -1,9 +1,12 @@
 //! A ring against an oracle: two queues, one for what was released and one for what was not.
+//!
+//! One body, driven twice: by proptest here, and by the bytes of a fuzzer (`tests/fuzz`).
 
 use core::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+#[cfg(test)]
 use proptest::prelude::*;
 
 use super::*;
@@ -65,6 +68,7 @@ enum Step {
     ReleaseTaken,
 }
 
+#[cfg(test)]
 fn step() -> impl Strategy<Value = Step> {
     let want = || prop_oneof![0u32..6, 0u32..80, Just(u32::MAX)];
     prop_oneof![
@@ -75,6 +79,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[cfg(test)]
 fn start() -> impl Strategy<Value = u32> {
     prop_oneof![any::<u32>(), (0u32..200).prop_map(|n| n.wrapping_sub(100))]
 }
@@ -94,7 +99,7 @@ impl Oracle {
     }
 }
 
-fn body(size: u32, start: u32, steps: &[Step]) -> Result<(), TestCaseError> {
+fn body(size: u32, start: u32, steps: &[Step]) {
     let (_ring, mut producer, mut consumer) = pair(size, start);
     let mut oracle = Oracle::default();
     let mut next = 0u64;
@@ -102,7 +107,7 @@ fn body(size: u32, start: u32, steps: &[Step]) -> Result<(), TestCaseError> {
         match *step {
             Step::Put { want, part } => {
                 let granted = producer.acquire(want);
-                prop_assert_eq!(granted as usize, oracle.free(size).min(want as usize));
+                assert_eq!(granted as usize, oracle.free(size).min(want as usize));
                 for _ in 0..granted * u32::from(part) / 255 {
                     producer.put(next);
                     oracle.unreleased.push_back(next);
@@ -115,9 +120,9 @@ fn body(size: u32, start: u32, steps: &[Step]) -> Result<(), TestCaseError> {
             }
             Step::Take { want, part } => {
                 let granted = consumer.acquire(want);
-                prop_assert_eq!(granted as usize, oracle.released.len().min(want as usize));
+                assert_eq!(granted as usize, oracle.released.len().min(want as usize));
                 for _ in 0..granted * u32::from(part) / 255 {
-                    prop_assert_eq!(Some(consumer.take()), oracle.released.pop_front());
+                    assert_eq!(Some(consumer.take()), oracle.released.pop_front());
                     oracle.taken += 1;
                 }
             }
@@ -126,15 +131,78 @@ fn body(size: u32, start: u32, steps: &[Step]) -> Result<(), TestCaseError> {
                 oracle.taken = 0;
             }
         }
-        prop_assert_eq!(producer.free() as usize, oracle.free(size));
-        prop_assert_eq!(
+        assert_eq!(producer.free() as usize, oracle.free(size));
+        assert_eq!(
             producer.pending() as usize,
             oracle.released.len() + oracle.taken
         );
     }
-    Ok(())
 }
 
+/// A fuzzer's bytes as the size of a ring, where its cursors start, and steps; see [`crate::fuzzing::rings`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn run(data: &[u8]) {
+    let Some((&[size_log, near, a, b, c, d], rest)) = data.split_first_chunk::<6>() else {
+        return;
+    };
+    let start = u32::from_le_bytes([a, b, c, d]);
+    // Half of them just before or behind the wrap.
+    let start = if near % 2 == 0 {
+        start
+    } else {
+        (start % 200).wrapping_sub(100)
+    };
+    let wants = |byte: u8| match byte {
+        255 => u32::MAX,
+        few => u32::from(few % 80),
+    };
+    let steps: Vec<Step> = rest
+        .chunks(3)
+        .take(300)
+        .map(|chunk| {
+            let at = |index: usize| chunk.get(index).copied().unwrap_or(0);
+            let (want, part) = (wants(at(1)), at(2));
+            match at(0) % 8 {
+                0..=2 => Step::Put { want, part },
+                3 => Step::ReleasePut,
+                4..=6 => Step::Take { want, part },
+                _ => Step::ReleaseTaken,
+            }
+        })
+        .collect();
+    body(1 << (size_log % 7), start, &steps);
+}
+
+/// A fuzzer's bytes as what the other side of both kinds of ring writes into its cursors, whatever it likes; see
+/// [`crate::fuzzing::hostile_rings`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn run_hostile(data: &[u8]) {
+    let (ring, mut producer, mut consumer) = pair(8, 5);
+    for chunk in data.chunks_exact(6).take(100) {
+        let cursor = u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+        // The cursor that the other side of each owns.
+        if chunk[4] % 2 == 0 {
+            ring.consumer.store(cursor, Ordering::Release);
+        } else {
+            ring.producer.store(cursor, Ordering::Release);
+        }
+        let want = u32::from(chunk[5]);
+        let room = producer.acquire(want);
+        assert!(room <= want.min(8) && producer.free() <= 8 && producer.pending() <= 8);
+        for entry in 0..room {
+            producer.put(entry.into());
+        }
+        producer.release();
+        let filled = consumer.acquire(want);
+        assert!(filled <= want.min(8));
+        for _ in 0..filled {
+            consumer.take();
+        }
+        consumer.release();
+    }
+}
+
+#[cfg(test)]
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
@@ -144,7 +212,7 @@ proptest! {
         start in start(),
         steps in prop::collection::vec(step(), 1..120),
     ) {
-        body(1 << size_log, start, &steps)?;
+        body(1 << size_log, start, &steps);
     }
 }
 
