@@ -189,11 +189,11 @@ impl<P: Payload> Connection<P> {
         matches!(self.phase, Phase::Closed(_)) && self.control.reset.is_none()
     }
 
-    /// Caps the bytes that may wait to be read, and so the advertised window, from now on: what the settings allow counts if
-    /// that is less. The right edge never moves left:
+    /// Caps the bytes that may wait to be read, and so the advertised window, from now on. A buffer that tunes itself stays within
+    /// what its settings allow; a fixed one becomes `bytes`, be that less or more. The right edge never moves left:
     /// a window already offered stays open.
     pub fn set_receive_limit(&mut self, bytes: usize) {
-        self.rcv.set_limit(bytes.min(self.config.receive_limit()));
+        self.rcv.set_limit(bytes);
     }
 
     /// Caps the segment size to `mss` bytes without options, for a path whose MTU has turned out smaller (RFC 9293 3.7.5).

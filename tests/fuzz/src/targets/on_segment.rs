@@ -20,7 +20,8 @@ const THEIRS: u8 = 0x5a;
 
 struct World {
     tcp: Connection<Frame>,
-    config: Config,
+    /// The most that may ever have been offered to the peer.
+    limit: usize,
     desk: Desk,
     now: Instant,
     iss: SeqNumber,
@@ -119,7 +120,7 @@ impl World {
         let mut world = Self {
             state: tcp.state(),
             tcp,
-            config,
+            limit: config.receive_limit(),
             desk,
             now,
             iss,
@@ -404,7 +405,11 @@ impl World {
             2..=4 => self.desk.complete(),
             5 => self.tcp.set_mss(input.u16()),
             6 => self.tcp.set_nagle(input.below(2) == 0),
-            7 => self.tcp.set_receive_limit(input.u16().into()),
+            7 => {
+                let limit = usize::from(input.u16());
+                self.limit = self.limit.max(limit);
+                self.tcp.set_receive_limit(limit);
+            }
             8 => self.tcp.mark_urgent(),
             _ => self.tcp.want_writable(),
         }
@@ -441,7 +446,7 @@ impl World {
         }
         self.events();
         let info = self.tcp.info();
-        let limit = self.config.receive_limit() as u64;
+        let limit = self.limit as u64;
         assert!(info.unread <= limit, "{} unread of {limit}", info.unread);
         assert!(
             info.held_out_of_order <= limit,
