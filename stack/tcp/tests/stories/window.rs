@@ -1,7 +1,9 @@
 //! Windows: closed, tiny, shrinking, scaled, and lost updates.
 
 use bywash_tcp::{CloseReason, Config, LimitedBy, State};
+use bywash_wire::Flags;
 
+use crate::support::lone::Lone;
 use crate::support::{Pair, Side, ms, pattern};
 
 /// A client that sends and a server that does not read, with `buffer` bytes of window; run until the window is closed.
@@ -235,4 +237,17 @@ fn one_byte_segments_cannot_hold_handles_without_bound() {
         info.held_out_of_order
     );
     assert!(pair.b.drops.len() > 900);
+}
+
+/// Found by fuzzing: the SYN-ACK that is sent again said less than the first one.
+#[test]
+fn a_syn_that_is_sent_again_takes_back_no_window() {
+    let mut lone = Lone::called(&Config::default());
+    let first = lone.tcp.info().rcv_wnd;
+    lone.tcp.set_receive_limit(1_000);
+    lone.wait();
+    let again = lone.sent();
+    assert_eq!(again.len(), 1);
+    assert!(again[0].segment.flags.contains(Flags::SYN | Flags::ACK));
+    assert_eq!(u32::from(again[0].segment.window), first);
 }
