@@ -55,6 +55,8 @@ pub(crate) enum Admission {
     Whole,
     /// Its header counts, its payload is dropped for this reason.
     WithoutData(DropReason),
+    /// It is dropped for this reason, unless it fills a gap.
+    OnlyIntoGap(DropReason),
     /// It is dropped for this reason.
     Nothing(DropReason),
 }
@@ -85,20 +87,25 @@ impl Pools {
         let Pool {
             bucket, counters, ..
         } = self.pool_mut(ring);
-        let reason = if bucket.packets(now) == 0 {
+        if bucket.packets(now) == 0 {
             counters.beyond_rate += 1;
-            DropReason::PoolRateLimited
-        } else if held >= credit {
-            counters.beyond_credit += 1;
-            DropReason::PoolCredit
-        } else {
-            bucket.take(1);
-            return Admission::Whole;
-        };
-        match discard {
-            Discard::Packet => Admission::Nothing(reason),
-            Discard::Data | Discard::Window => Admission::WithoutData(reason),
+            return match discard {
+                Discard::Packet => Admission::Nothing(DropReason::PoolRateLimited),
+                Discard::Data | Discard::Window => {
+                    Admission::WithoutData(DropReason::PoolRateLimited)
+                }
+            };
         }
+        if held >= credit {
+            counters.beyond_credit += 1;
+            return match discard {
+                // What waits out of order may be all that holds the credit: without the segment before it, it would for ever.
+                Discard::Packet => Admission::OnlyIntoGap(DropReason::PoolCredit),
+                Discard::Data | Discard::Window => Admission::WithoutData(DropReason::PoolCredit),
+            };
+        }
+        bucket.take(1);
+        Admission::Whole
     }
 }
 

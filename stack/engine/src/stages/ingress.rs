@@ -25,6 +25,8 @@ pub(crate) struct Arrival {
     pub(crate) ring: u16,
     /// Its payload is not taken, for this reason.
     pub(crate) refused: Option<DropReason>,
+    /// Nor is its header.
+    pub(crate) refused_whole: bool,
 }
 
 impl Arrival {
@@ -45,6 +47,7 @@ impl Arrival {
         Self {
             ring,
             refused: None,
+            refused_whole: false,
         }
     }
 }
@@ -178,6 +181,9 @@ impl<P: Port> Core<P> {
         }
         // One frame more than the limit for each connection with a gap, or the limit would never be left again.
         let refused = refused.filter(|_| !conn.tcp.fills_gap(&decoded.segment));
+        if let Some(reason) = refused.filter(|_| arrival.refused_whole) {
+            return self.count_drop(reason);
+        }
         let disposition = if decoded.payload.is_empty() {
             drop(frame);
             conn.tcp.on_segment(self.now, &decoded.segment, None)

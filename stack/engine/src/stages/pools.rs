@@ -89,6 +89,15 @@ impl<P: Port> Core<P> {
                 Arrival {
                     ring,
                     refused: Some(reason),
+                    refused_whole: false,
+                },
+            ),
+            Admission::OnlyIntoGap(reason) => self.on_frame(
+                frame,
+                Arrival {
+                    ring,
+                    refused: Some(reason),
+                    refused_whole: true,
                 },
             ),
             Admission::Nothing(reason) => self.count_drop(reason),

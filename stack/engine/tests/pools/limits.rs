@@ -108,6 +108,23 @@ fn what_is_beyond_the_credit_is_dropped_and_counted() {
     }
 }
 
+/// What waits behind a lost segment may take the whole credit: the segment itself must still be let in.
+#[test]
+fn a_credit_that_waits_for_a_gap_lets_the_gap_be_filled() {
+    for discard in [Discard::Packet, Discard::Data, Discard::Window] {
+        let limits = PoolLimits {
+            credit: Some(8),
+            discard,
+            ..PoolLimits::default()
+        };
+        let mut world = world(limits, 4096, 1);
+        world.lost_per_mille = 100;
+        world.send(0, 200 * SEGMENT);
+        world.settle(200 * SEGMENT, 200_000, STEP);
+        assert_eq!(held(&world)[0], 0, "{discard:?}");
+    }
+}
+
 #[test]
 fn a_rate_holds_packets_back() {
     let limits = PoolLimits {
