@@ -61,11 +61,13 @@ fuzz() {
         local merged=$work/merged/$target
         rm -rf "$merged"
         mkdir -p "$merged"
-        BYWASH_FUZZ=$target "$program" -merge=1 -max_len=1024 "$merged" "tests/fuzz/corpus/$target" "$found" >>"$log" 2>&1
-        rm -rf "tests/fuzz/corpus/$target"
-        mkdir -p "tests/fuzz/corpus/$target"
-        # The largest last: if there are too many, those go.
-        find "$merged" -type f -printf '%s %p\n' | sort -n | awk 'NR <= 190 { total += $1; if (total < 290000) print $2 }' |
+        # Enough to cover every edge that was covered; not every count of it.
+        BYWASH_FUZZ=$target "$program" -set_cover_merge=1 -use_counters=0 -max_len=1024 "$merged" "tests/fuzz/corpus/$target" "$found" \
+            >>"$log" 2>&1
+        # Inputs that once failed stay, under names that begin with "found-". Of the others, if there are too many, the smallest go:
+        # they reach least.
+        find "tests/fuzz/corpus/$target" -type f ! -name 'found-*' -delete
+        find "$merged" -type f -printf '%s %p\n' | sort -rn | awk 'NR <= 190 { total += $1; if (total < 290000) print $2 }' |
             xargs -r cp -t "tests/fuzz/corpus/$target"
     fi
 }

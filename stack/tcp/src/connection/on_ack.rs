@@ -33,8 +33,10 @@ impl<P: Payload> Connection<P> {
             && empty
             && self.snd.is_outstanding()
             && (window == self.snd.wnd || !segment.options.sack.is_empty());
-        // RFC 9293 3.10.7.4: only a newer segment updates the window.
-        if self.snd.wl1.before(segment.seq)
+        // RFC 9293 3.10.7.4: only a newer segment updates the window. One that acknowledges more is newer, whatever its number (as
+        // in Linux): `snd.una` moves by it, and an old window counted from there would end where the peer never said.
+        if news
+            || self.snd.wl1.before(segment.seq)
             || (self.snd.wl1 == segment.seq && self.snd.wl2.at_or_before(ack))
         {
             self.set_send_window(segment.seq, ack, window);

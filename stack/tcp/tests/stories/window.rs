@@ -3,7 +3,7 @@
 use bywash_tcp::{CloseReason, Config, LimitedBy, State};
 use bywash_wire::Flags;
 
-use crate::support::lone::Lone;
+use crate::support::lone::{Lone, plain, segment};
 use crate::support::{Pair, Side, ms, pattern};
 
 /// A client that sends and a server that does not read, with `buffer` bytes of window; run until the window is closed.
@@ -250,4 +250,19 @@ fn a_syn_that_is_sent_again_takes_back_no_window() {
     assert_eq!(again.len(), 1);
     assert!(again[0].segment.flags.contains(Flags::SYN | Flags::ACK));
     assert_eq!(u32::from(again[0].segment.window), first);
+}
+
+/// Found by fuzzing: data out of order brought a window; then an acknowledgment with a lower number moved `snd.una`, but not the
+/// window, which so reached beyond what the peer had offered.
+#[test]
+fn an_acknowledgment_with_a_lower_number_brings_its_window() {
+    let mut lone = Lone::in_state(State::Established, &plain());
+    (0..4).for_each(|_| lone.send(&[1; 1_000]));
+    lone.sent();
+    lone.get(500, 1, Flags::ACK, b"ahead");
+    assert_eq!(lone.tcp.info().snd_wnd, 8_000);
+    let mut ack = segment(0, 4_001, Flags::ACK);
+    ack.window = 3_000;
+    lone.get_segment(&ack, b"");
+    assert_eq!(lone.tcp.info().snd_wnd, 3_000);
 }
