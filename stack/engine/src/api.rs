@@ -238,7 +238,8 @@ impl<P: Port> Core<P> {
     }
 
     pub(crate) fn info(&mut self, id: ConnId) -> Result<Info, ConnError> {
-        Ok(self.conns.by_id(id).ok_or(ConnError::Unknown)?.tcp.info())
+        let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
+        Ok(conn.tcp.info_at(self.now))
     }
 
     pub(crate) fn addresses(&mut self, id: ConnId) -> Result<(SocketAddr, SocketAddr), ConnError> {

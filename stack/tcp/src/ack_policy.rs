@@ -26,7 +26,7 @@ const DELAY_MAX: Duration = Duration::from_millis(200);
 /// What is owed to the peer in acknowledgments, and what is known of its ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AckPolicy {
-    /// When data last came.
+    /// When data last came, or the handshake ended.
     data_at: Instant,
     /// Bytes received in order since the last acknowledgment.
     bytes: u32,
@@ -72,6 +72,16 @@ fn micros(span: Duration) -> u32 {
 }
 
 impl AckPolicy {
+    /// When data last came, or the handshake ended.
+    pub(crate) fn data_at(&self) -> Instant {
+        self.data_at
+    }
+
+    /// The handshake is over.
+    pub(crate) fn on_established(&mut self, now: Instant) {
+        self.data_at = now;
+    }
+
     /// Data has arrived in order.
     pub(crate) fn on_data(&mut self, now: Instant, arrived: Arrived) {
         self.bytes = self.bytes.saturating_add(arrived.len);

@@ -140,6 +140,12 @@ pub struct Info {
     pub ecn_marks: u64,
     /// Acknowledgments received that echoed one.
     pub ecn_echoes: u64,
+    /// Time since something was last sent that takes sequence space.
+    pub sent_before_ns: u64,
+    /// Time since data last came, or since the handshake ended.
+    pub received_before_ns: u64,
+    /// Time since anything acceptable last came.
+    pub heard_before_ns: u64,
     /// Time with something to send or on the way; and of it the time in which the peer's window, or the send buffer, was
     /// what held us back.
     pub busy_ns: u64,

@@ -102,9 +102,11 @@ pub(super) fn encode(info: Option<&Info>, listens: bool) -> Vec<u8> {
     out.u32(recovery.lost_now);
     out.u32(recovery.resent_now); // tcpi_retrans
     out.u32(0); // tcpi_fackets
-    for _ in 0..4 {
-        out.u32(0); // tcpi_last_{data_sent,ack_sent,data_recv,ack_recv}
-    }
+    let millis = |nanos: u64| clamp(nanos / 1_000_000);
+    out.u32(millis(info.sent_before_ns)); // tcpi_last_data_sent
+    out.u32(0); // tcpi_last_ack_sent, which Linux does not know either
+    out.u32(millis(info.received_before_ns)); // tcpi_last_data_recv
+    out.u32(millis(info.heard_before_ns)); // tcpi_last_ack_recv
     out.u32(1500); // tcpi_pmtu
     out.u32(u32::MAX); // tcpi_rcv_ssthresh
     out.u32(micros(info.rtt_ns));

@@ -117,7 +117,7 @@ impl LossBased {
         // RFC 3168 6.1.2: an ACK that echoes a mark does not let the window grow.
         let may_grow = self.validation.on_ack(sample, self.window.cwnd) && !sample.ecn_echo;
         self.expire(sample.now, sample.mss);
-        if sample.delivered == 0 {
+        if sample.delivered == 0 || !sample.raises {
             return;
         }
         if !may_grow {
@@ -342,6 +342,18 @@ mod tests {
             (cubic.window.cwnd, cubic.w_max()),
             (14 * MSS, Some(20 * MSS))
         );
+    }
+
+    #[test]
+    fn duplicates_do_not_widen_the_window() {
+        for law in [Law::Reno, Law::Cubic] {
+            let mut control = LossBased::new(law, MSS);
+            control.on_ack(&AckSample {
+                raises: false,
+                ..sample(MSS, 10 * MSS)
+            });
+            assert_eq!(control.window.cwnd, 10 * MSS);
+        }
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub(crate) struct AckSample {
     pub(crate) rate: RateSample,
     /// The window, not the application, limited what was on the way.
     pub(crate) cwnd_limited: bool,
+    /// The window may grow by it: `snd.una` moved, or the path is known to reorder.
+    pub(crate) raises: bool,
     /// The ACK carried ECE (RFC 3168 6.1.2).
     pub(crate) ecn_echo: bool,
     /// Selective acknowledgments are agreed on.

@@ -18,6 +18,7 @@ pub(super) fn sample(delivered: u32, flight: u32) -> AckSample {
         srtt: Duration::from_millis(100),
         rate: RateSample::default(),
         cwnd_limited: false,
+        raises: true,
         ecn_echo: false,
         sack: true,
         recovery: Recovery::Open,

@@ -18,8 +18,9 @@ const UNDEFINED: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Validation {
     round: Round,
-    /// Bytes acknowledged in this round.
+    /// Bytes acknowledged in this round, and the most on the way in it.
     round_acked: u32,
+    round_flight: u32,
     /// Most in a round, of this and of the last half of the sampling period.
     current: u32,
     previous: u32,
@@ -32,7 +33,7 @@ pub(super) struct Validation {
 }
 
 code!(struct Validation {
-    round, round_acked, current, previous, half_since, not_validated_since, loss_basis, repaired
+    round, round_acked, round_flight, current, previous, half_since, not_validated_since, loss_basis, repaired
 });
 
 fn millis(now: Instant) -> u32 {
@@ -44,6 +45,7 @@ impl Validation {
         Self {
             round: Round::default(),
             round_acked: 0,
+            round_flight: 0,
             current: UNDEFINED,
             previous: UNDEFINED,
             half_since: 0,
@@ -68,17 +70,19 @@ impl Validation {
         if self.round.is_over(sample) {
             self.end_round(sample);
         }
-        // 4.1: what is on the way now is on its way to be proof.
+        // 4.1: what was on the way in this round is on its way to be proof.
+        self.round_flight = self.round_flight.max(sample.flight_before);
         let used = self
             .pipe_ack()
-            .map(|pipe_ack| pipe_ack.max(sample.flight_before).max(self.round_acked));
+            .map(|pipe_ack| pipe_ack.max(self.round_flight).max(self.round_acked));
         let validated = used.is_none_or(|used| used >= cwnd / 2);
         if validated {
             self.not_validated_since = None;
         } else if self.not_validated_since.is_none() {
             self.not_validated_since = Some(millis(sample.now));
         }
-        validated
+        // Half of it is enough to keep the window, more is needed to widen it (Linux's `tcp_is_cwnd_limited`).
+        used.is_none_or(|used| used > cwnd / 2)
     }
 
     fn end_round(&mut self, sample: &AckSample) {
@@ -94,6 +98,7 @@ impl Validation {
             current => current.max(self.round_acked),
         };
         self.round_acked = 0;
+        self.round_flight = 0;
     }
 
     /// 4.4.3: the window after five minutes without proof, if they are over.
@@ -166,13 +171,29 @@ mod tests {
     #[test]
     fn half_of_the_window_in_use_is_proof() {
         let (mut validation, mut time) = (Validation::new(), Rounds::default());
-        assert!(rounds(&mut validation, &mut time, 30, 50, 100 * MSS));
+        assert!(!rounds(&mut validation, &mut time, 30, 50, 100 * MSS));
+        assert!(validation.is_validated());
+        assert!(rounds(&mut validation, &mut time, 30, 51, 100 * MSS));
         assert!(!rounds(&mut validation, &mut time, 30, 49, 100 * MSS));
         assert!(!validation.is_validated());
         // The busy time is remembered for the sampling period of a second.
-        assert!(rounds(&mut validation, &mut time, 2, 50, 100 * MSS));
+        assert!(rounds(&mut validation, &mut time, 2, 51, 100 * MSS));
         assert!(rounds(&mut validation, &mut time, 3, 5, 100 * MSS));
         assert!(!rounds(&mut validation, &mut time, 12, 5, 100 * MSS));
+    }
+
+    /// The first window comes back ACK by ACK: each proves less, all together the whole.
+    #[test]
+    fn what_was_on_the_way_in_the_round_counts_until_its_end() {
+        let (mut validation, mut time) = (Validation::new(), Rounds::default());
+        let mut round = time.next(10, 100);
+        for (left, ack) in (1..=10).rev().zip(&mut round) {
+            ack.flight_before = left * MSS;
+        }
+        assert!(round.iter().all(|ack| validation.on_ack(ack, 19 * MSS)));
+        let mut next = time.next(1, 100);
+        next[0].flight_before = MSS;
+        assert!(!validation.on_ack(&next[0], 21 * MSS));
     }
 
     #[test]

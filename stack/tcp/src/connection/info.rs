@@ -3,6 +3,7 @@
 use super::Connection;
 use crate::info::{Activity, Info};
 use crate::payload::Payload;
+use crate::time::Instant;
 
 impl<P: Payload> Connection<P> {
     /// What a policy about idle and slow peers must know: cheap, for many connections.
@@ -14,11 +15,16 @@ impl<P: Payload> Connection<P> {
         }
     }
 
-    /// A picture of the connection, in the manner of `TCP_INFO` (STATUS of RFC 9293 3.10.6).
+    /// A picture of the connection, in the manner of `TCP_INFO` (STATUS of RFC 9293 3.10.6), as of the last event.
     pub fn info(&self) -> Info {
+        self.info_at(self.control.clock)
+    }
+
+    /// The same as of `now`: spans of time that go on are counted up to then.
+    pub fn info_at(&self, now: Instant) -> Info {
         let counters = &self.counters;
         let rate = &self.snd.rate;
-        let (busy_ns, rwnd_limited_ns, sndbuf_limited_ns) = self.chrono.totals(self.control.clock);
+        let (busy_ns, rwnd_limited_ns, sndbuf_limited_ns) = self.chrono.totals(now);
         let (ecn_marks, ecn_echoes) = self.ecn.counts();
         Info {
             state: self.phase.state(),
@@ -63,6 +69,9 @@ impl<P: Payload> Connection<P> {
             ecn: self.ecn.is_agreed(),
             ecn_marks: ecn_marks.into(),
             ecn_echoes: ecn_echoes.into(),
+            sent_before_ns: now.since(self.control.sent_at).as_nanos(),
+            received_before_ns: now.since(self.rcv.ack.data_at()).as_nanos(),
+            heard_before_ns: now.since(self.control.heard_at).as_nanos(),
             busy_ns,
             rwnd_limited_ns,
             sndbuf_limited_ns,

@@ -394,6 +394,7 @@ impl<P: Payload> Connection<P> {
 
     fn on_established(&mut self, now: Instant) {
         self.events.raise(Pending::CONNECTED);
+        self.rcv.ack.on_established(now);
         let moment = self.moment(now);
         self.congestion
             .on_established(moment, self.control.syn_lost);

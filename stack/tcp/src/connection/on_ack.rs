@@ -56,17 +56,19 @@ impl<P: Payload> Connection<P> {
         if news || duplicate || acked.sacked > 0 || acked.duplicate.is_some() {
             self.on_acked(segment, &acked, arrival, duplicate);
         }
-        self.on_congestion_echo(now, recoveries);
+        self.on_congestion_echo(now, recoveries, acked.pipe_before);
         self.on_window_seen();
     }
 
     /// What the ACK says of congestion (RFC 3168 6.1.2). `recoveries`: their number before it; a reduction for a loss is
-    /// told to the peer as one for a mark is, and the two count as one.
-    fn on_congestion_echo(&mut self, now: Instant, recoveries: u64) {
+    /// told to the peer as one for a mark is, and the two count as one. `flight`: bytes on the way before it, which is what met
+    /// the mark; after it there may be none.
+    fn on_congestion_echo(&mut self, now: Instant, recoveries: u64, flight: u32) {
         if self.loss.fast_recoveries() != recoveries {
             self.ecn.on_reduced(self.snd.nxt);
         } else if self.ecn.demands_reduction(self.snd.una) {
-            let moment = self.moment(now);
+            let mut moment = self.moment(now);
+            moment.flight = moment.flight.max(flight);
             self.congestion.on_ecn_echo(moment);
             self.ecn.on_reduced(self.snd.nxt);
         }

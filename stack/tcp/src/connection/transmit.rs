@@ -262,7 +262,9 @@ impl<P: Payload> Connection<P> {
         }
         // Until the next ACK tells the controller.
         self.control.cwnd_limited |= limit == LimitedBy::CongestionWindow;
-        let idle = !self.snd.is_outstanding() && !self.snd.has_unsent();
+        // The handshake is not what the application waits for (as in Linux).
+        let idle =
+            !self.phase.is_synchronised() || (!self.snd.is_outstanding() && !self.snd.has_unsent());
         let doing = match limit {
             _ if idle => Doing::Idle,
             LimitedBy::ReceiveWindow => Doing::ReceiveWindow,

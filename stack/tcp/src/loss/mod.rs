@@ -44,6 +44,7 @@ use crate::snapshot::code;
 use crate::snd::{Acked, Arrival, Detected, SendQueue};
 use crate::time::{Duration, Instant};
 use prr::{Prr, Step};
+use reordering::DUPLICATE_THRESHOLD;
 use tlp::Answer;
 use trouble::{Trouble, count};
 use undo::{Frto, Undo};
@@ -136,7 +137,7 @@ impl LossDetection {
                 .as_ref()
                 .is_none_or(|trouble| trouble.is_calm());
         if calm {
-            self.tell(snd, congestion, acked, context);
+            self.tell(snd, congestion, acked, acked.delivered.bytes, context);
             return None;
         }
         self.on_ack_in_trouble(snd, congestion, acked, context)
@@ -193,7 +194,13 @@ impl LossDetection {
         if enters {
             self.enter_recovery(snd, congestion, acked, context);
         }
-        self.tell(snd, congestion, acked, context);
+        // Without SACK, duplicates have told already of a part of what is acknowledged now.
+        let delivered = if context.sack || self.phase != Phase::Open {
+            acked.delivered.bytes
+        } else {
+            fresh.min(acked.bytes)
+        };
+        self.tell(snd, congestion, acked, delivered, context);
         if leaving && !enters {
             self.leave_recovery(snd, congestion, context);
         }
@@ -457,6 +464,7 @@ impl LossDetection {
         snd: &mut SendQueue<P>,
         congestion: &mut Controller,
         acked: &Acked,
+        delivered: u32,
         context: &AckContext,
     ) {
         let now = context.arrival.now;
@@ -466,7 +474,7 @@ impl LossDetection {
         congestion.on_ack(&AckSample {
             now,
             mss: context.mss,
-            delivered: acked.delivered.bytes,
+            delivered,
             acked: acked.bytes,
             lost: snd.rate.lost.wrapping_sub(acked.lost_before),
             flight_before: acked.pipe_before,
@@ -475,6 +483,13 @@ impl LossDetection {
             srtt: context.srtt,
             rate,
             cwnd_limited: context.cwnd_limited,
+            // RFC 5681 3.1 and 3042: duplicates let one new segment go each, in place of what has arrived, and the window
+            // stays. Where segments overtake each other they are the usual course of things (as in Linux).
+            raises: acked.seq_len > 0
+                || self
+                    .trouble
+                    .as_ref()
+                    .is_some_and(|trouble| trouble.reordering.degree > DUPLICATE_THRESHOLD),
             ecn_echo: context.ecn_echo,
             sack: context.sack,
             recovery: match self.phase {

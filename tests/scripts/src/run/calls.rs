@@ -340,7 +340,8 @@ impl Player {
 
     /// A socket that is connected or listens from here on; one that packets know already stays so.
     fn stage(&mut self, fd: i32, stage: Stage) {
-        let mut sockets = self.sockets.iter_mut();
+        // The newest: numbers of closed descriptors are given out again.
+        let mut sockets = self.sockets.iter_mut().rev();
         if let Some(socket) = sockets.find(|socket| socket.fd == Some(fd))
             && (socket.stage != Stage::Known || stage == Stage::Fresh)
         {
