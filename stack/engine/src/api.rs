@@ -237,6 +237,13 @@ impl<P: Port> Core<P> {
         Ok(())
     }
 
+    pub(crate) fn set_quick_ack(&mut self, id: ConnId, on: bool) -> Result<(), ConnError> {
+        let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
+        conn.tcp.set_quick_ack(on);
+        self.mark_ready(id.index);
+        Ok(())
+    }
+
     pub(crate) fn info(&mut self, id: ConnId) -> Result<Info, ConnError> {
         let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
         Ok(conn.tcp.info_at(self.now))

@@ -120,6 +120,12 @@ impl<'a, P: Port> Context<'a, P> {
         self.core.set_nagle(conn, on)
     }
 
+    /// Acknowledges at once what waits for that, or lets everything wait: until the ways of the connection say otherwise
+    /// (like `TCP_QUICKACK`).
+    pub fn set_quick_ack(&mut self, conn: ConnId, on: bool) -> Result<(), ConnError> {
+        self.core.set_quick_ack(conn, on)
+    }
+
     /// Calls back with [`Event::Timer`](crate::service::Event::Timer) after `after`.
     pub fn set_timer(&mut self, after: Duration, token: u64) {
         self.core.set_service_timer(after, token);

@@ -111,6 +111,13 @@ impl AckPolicy {
         self.timeout_us = micros(delay);
     }
 
+    /// What the application wants: that what waits is acknowledged now, or that everything may wait. It holds until the
+    /// connection's own ways say otherwise (as Linux's `TCP_QUICKACK`).
+    pub(crate) fn prefer(&mut self, quick: bool) {
+        self.interactive = !quick;
+        self.now |= quick && self.bytes > 0;
+    }
+
     /// At most as many as the peer can need to fill half our window.
     fn grant_quick(&mut self, most: u32, window: u32, full: u32) {
         let wanted = (window / (2 * full.max(1))).max(2).min(most);
@@ -302,6 +309,18 @@ mod tests {
         policy.on_data(at(3), arrived(300));
         policy.on_read();
         assert!(acked(&mut policy, true), "two writes");
+    }
+
+    #[test]
+    fn the_application_may_ask_for_haste_or_patience() {
+        let mut policy = AckPolicy::default();
+        policy.on_data(at(0), arrived(300));
+        policy.prefer(false);
+        assert!(!acked(&mut policy, false), "quick no more");
+        policy.prefer(true);
+        assert!(acked(&mut policy, false));
+        policy.prefer(true);
+        assert!(!acked(&mut policy, false), "nothing is owed");
     }
 
     #[test]

@@ -154,6 +154,12 @@ impl Sockets {
         }
         let (options, conn) = (socket.options.clone(), socket.conn());
         if let Some(conn) = conn
+            && (level, name) == (libc::SOL_TCP, libc::TCP_QUICKACK)
+            && cx.set_quick_ack(conn, int(value)? & 1 != 0).is_err()
+        {
+            // As below.
+        }
+        if let Some(conn) = conn
             && cx.configure(conn, |config| options.apply(config)).is_err()
         {
             // It has ended in this very turn: the option is kept, and has nothing left to do.

@@ -207,6 +207,12 @@ impl<P: Payload> Connection<P> {
         self.control.nagle = on;
     }
 
+    /// Data that waits for its acknowledgment gets it with the next `poll_transmit`, and so does what comes while quick ACKs
+    /// are left; or else all of it may wait for an answer to carry it. Holds until the ways of the connection say otherwise.
+    pub fn set_quick_ack(&mut self, on: bool) {
+        self.rcv.ack.prefer(on);
+    }
+
     /// The flow.
     pub fn tuple(&self) -> &Tuple {
         &self.tuple
