@@ -30,7 +30,7 @@ check() {
 # package:program that it is there for. Libraries and headers are told by dpkg.
 programs=(
     bpftool:bpftool clang:clang ethtool:ethtool iperf3:iperf3 iproute2:ip iputils-ping:ping llvm:llvm-objdump m4:m4 make:make
-    netcat-openbsd:nc nftables:nft pkg-config:pkg-config procps:sysctl socat:socat tcpdump:tcpdump jq:jq build-essential:cc
+    netcat-openbsd:nc nftables:nft pkg-config:pkg-config procps:sysctl socat:socat tcpdump:tcpdump tshark:tshark jq:jq build-essential:cc
 )
 libraries=(libclang-dev libelf-dev zlib1g-dev)
 

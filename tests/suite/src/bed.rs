@@ -134,7 +134,7 @@ impl Bed {
     /// Two pairs, and the emulator between their inner ends.
     fn join_by(&mut self, link: Link, shape: Shape) {
         let emulator = self.emulator.as_mut().expect("a bed with a link");
-        for (end, near) in [(&self.host, "to-host"), (&self.peer, "to-peer")] {
+        for (end, near) in [(&self.host, INNER[0]), (&self.peer, INNER[1])] {
             veth(
                 (&end.namespace, &end.device),
                 (&emulator.namespace, near),
@@ -151,6 +151,18 @@ impl Bed {
         emulator.start(link);
     }
 
+    /// Sets the MTU of every device between the two ends, in bytes. Before an engine is attached: XDP limits it.
+    #[track_caller]
+    pub fn set_mtu(&self, mtu: u16) {
+        let ends = [&self.host, &self.peer].map(|end| (&end.namespace, end.device.as_str()));
+        let middle = self.emulator.iter();
+        let middle = middle.flat_map(|one| INNER.map(|device| (&one.namespace, device)));
+        for (namespace, device) in ends.into_iter().chain(middle) {
+            let mtu = mtu.to_string();
+            ip(&["-n", namespace, "link", "set", device, "mtu", &mtu]);
+        }
+    }
+
     /// What the emulated link has done so far: from host to peer, and back.
     ///
     /// # Panics
@@ -161,6 +173,9 @@ impl Bed {
         *emulator.counts.lock().expect("no panic while held")
     }
 }
+
+/// The emulator's devices: towards the host, and towards the peer.
+const INNER: [&str; 2] = ["to-host", "to-peer"];
 
 /// The link emulator of a bed: a thread in a namespace of its own.
 struct Emulator {
@@ -188,7 +203,7 @@ impl Emulator {
         let (ready, opened) = std::sync::mpsc::channel();
         self.thread = Some(spawn_in(&self.namespace, move || {
             let mut bridge =
-                Bridge::open("to-host", "to-peer", &link).expect("the devices of this bed");
+                Bridge::open(INNER[0], INNER[1], &link).expect("the devices of this bed");
             ready.send(()).expect("a bed that waits");
             while !stop.load(Ordering::Relaxed) {
                 bridge
