@@ -105,8 +105,10 @@ const USUAL: [&str; 6] = [
     "Window Update",
 ];
 
-/// What losses, reordering and duplication explain. Not "ACKed segment that wasn't captured": see [`capture`].
-const FAULTS: [&str; 5] = [
+/// What losses, reordering and duplication explain. Not "ACKed segment that wasn't captured": see [`capture`]. A copy that comes
+/// when its connection is gone is answered by a reset (RFC 9293 3.10.7.1); one before that would fail the transfer.
+const FAULTS: [&str; 6] = [
+    "Connection reset",
     "retransmission",
     "Duplicate ACK",
     "Previous segment(s) not captured",
