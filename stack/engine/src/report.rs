@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use bywash_tcp::LimitedBy;
+use bywash_tcp::time::Instant;
 use bywash_wire::{DropReason, Tuple};
 use bywash_xsk::{Port, Statistics};
 use serde::{Deserialize, Serialize};
@@ -283,7 +284,7 @@ impl<P: Port> Core<P> {
             connections: self
                 .conns
                 .iter()
-                .map(|(_, conn)| connection(conn))
+                .map(|(_, conn)| connection(conn, self.now))
                 .collect(),
             listeners: self
                 .listeners
@@ -419,9 +420,9 @@ fn ends(tuple: &Tuple) -> (SocketAddr, SocketAddr) {
     )
 }
 
-fn connection(conn: &crate::shard::Conn) -> ConnectionReport {
+fn connection(conn: &crate::shard::Conn, now: Instant) -> ConnectionReport {
     let (local, remote) = ends(conn.tcp.tuple());
-    let info = conn.tcp.info();
+    let info = conn.tcp.info_at(now);
     ConnectionReport {
         local,
         remote,
