@@ -105,8 +105,9 @@ const USUAL: [&str; 6] = [
     "Window Update",
 ];
 
-/// What losses, reordering and duplication explain. Not "ACKed segment that wasn't captured": see [`capture`]. A copy that comes
-/// when its connection is gone is answered by a reset (RFC 9293 3.10.7.1); one before that would fail the transfer.
+/// What losses, reordering and duplication explain. Not "ACKed segment that wasn't captured": see [`capture`]. An ACK that the last
+/// one has overtaken finds no connection any more and is answered by a reset (RFC 9293 3.10.7.1); a reset before that would fail
+/// the transfer.
 const FAULTS: [&str; 6] = [
     "Connection reset",
     "retransmission",
