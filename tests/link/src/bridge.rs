@@ -43,6 +43,9 @@ const VNET: usize = 10;
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
 const NEEDS_CHECKSUM: u8 = 1;
 
+/// Where UDP's checksum is in its header (TCP's: 16).
+const UDP_CHECKSUM: usize = 6;
+
 /// Largest frame that a socket may give: a train of segments, with its headers.
 const LARGEST: usize = 1 << 17;
 
@@ -289,9 +292,9 @@ fn finish_checksum(frame: &mut [u8], start: usize, offset: usize) {
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);
     }
-    // RFC 768: a sum of zero is written as its other form.
+    // RFC 768: UDP writes a sum of zero in its other form, for 0 means that there is none.
     let value = match !(sum as u16) {
-        0 => 0xffff,
+        0 if offset == UDP_CHECKSUM => 0xffff,
         value => value,
     };
     frame[field..field + 2].copy_from_slice(&value.to_be_bytes());
