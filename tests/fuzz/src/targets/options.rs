@@ -87,6 +87,7 @@ fn read(options: &mut Options, one: &[u8], syn: bool) {
                 echo: word(6),
             });
         }
+        (28, 4) => options.user_timeout = Some(word(0) as u16),
         (5, len) if !syn && (len - 2) % 8 == 0 => {
             let mut blocks = SackBlocks::EMPTY;
             for at in (2..len).step_by(8) {
