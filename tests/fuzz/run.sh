@@ -4,6 +4,8 @@
 #   ./tests/fuzz/run.sh [SECONDS for each target, 60] [TARGET...]
 #   ./tests/fuzz/run.sh --keep SECONDS [TARGET...]     afterwards the corpora take in, minimised, what reached new code
 #
+# BYWASH_FUZZ_SEED=N begins elsewhere (1 unless told).
+#
 # A line for each target: runs, edges and features covered at the start and at the end, inputs. Exits with 1 if a target failed; the input
 # is then kept, and the line below says how to run it again.
 # Stable Rust: the coverage instrumentation is LLVM's, asked for by -C flags; libFuzzer comes with the crate libfuzzer-sys.
@@ -18,6 +20,8 @@ fi
 seconds=${1:-60}
 shift || true
 targets=("$@")
+# A run repeats itself as far as its time reaches; another seed looks elsewhere.
+seed=${BYWASH_FUZZ_SEED:-1}
 ((${#targets[@]})) || targets=(on_segment reassembly scoreboard decode options rings control_socket iperf3)
 
 work=${CARGO_TARGET_DIR:-target}/fuzz
@@ -44,7 +48,7 @@ fuzz() {
     local target=$1 log=$work/$1.log found=$work/found/$1 status=0
     rm -rf "$found"
     mkdir -p "$found"
-    BYWASH_FUZZ=$target "$program" "$found" "tests/fuzz/corpus/$target" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -max_len=1024 \
+    BYWASH_FUZZ=$target "$program" "$found" "tests/fuzz/corpus/$target" -max_total_time="$seconds" -seed="$seed" -timeout=20 -rss_limit_mb=2048 -max_len=1024 \
         -artifact_prefix="$work/crashes/$target-" -print_final_stats=1 >"$log" 2>&1 || status=$?
     printf '%-15s %9s runs  cov %s -> %s  ft %s -> %s  corpus %s + %s\n' "$target" "$(sed -n 's/stat::number_of_executed_units: //p' "$log")" \
         "$(field cov INITED "$log")" "$(sed -n 's/.* cov: \([0-9]*\).*/\1/p' "$log" | tail -n 1)" \
