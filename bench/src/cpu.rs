@@ -7,9 +7,12 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::row::spread;
 
 /// Shares of one core's time over a run, in per cent; they add up to 100.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CoreTime {
     /// Programs, `nice` ones included.
     pub(crate) user: f64,
@@ -24,6 +27,21 @@ pub(crate) struct CoreTime {
 }
 
 impl CoreTime {
+    /// Middle of several runs, part by part.
+    pub(crate) fn median(runs: &[Self]) -> Self {
+        let part = |of: fn(&Self) -> f64| {
+            let values: Vec<f64> = runs.iter().map(of).collect();
+            spread(&values).map_or(0.0, |(median, _, _)| median)
+        };
+        Self {
+            user: part(|core| core.user),
+            system: part(|core| core.system),
+            softirq: part(|core| core.softirq),
+            steal: part(|core| core.steal),
+            idle: part(|core| core.idle),
+        }
+    }
+
     /// The parts with their names, in the order in which tables show them.
     pub(crate) const fn parts(&self) -> [(&'static str, f64); 5] {
         [

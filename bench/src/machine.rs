@@ -4,21 +4,23 @@ use std::fmt;
 use std::fs;
 use std::thread;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The machine, in the words of its kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Machine {
     /// Processor model.
     pub(crate) cpu: String,
     /// Cores this process may use.
-    pub(crate) cores: usize,
-    /// `kvm guest`, or the like; `none seen` without a hypervisor flag.
-    pub(crate) virtual_machine: &'static str,
+    pub(crate) cores_usable: usize,
+    /// `virtual machine`, or `no hypervisor seen`.
+    pub(crate) virtual_machine: String,
     /// Kernel release.
     pub(crate) kernel: String,
     /// Congestion control of kernel sockets that choose none.
     pub(crate) congestion_control: String,
+    /// The compiler that built the suite and the stack in it.
+    pub(crate) rustc: String,
 }
 
 impl Machine {
@@ -33,16 +35,17 @@ impl Machine {
         };
         let hypervisor =
             field("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
+        let kind = match hypervisor {
+            true => "virtual machine",
+            false => "no hypervisor seen",
+        };
         Self {
             cpu: field("model name").unwrap_or_else(|| "unknown".to_owned()),
-            cores: thread::available_parallelism().map_or(1, usize::from),
-            virtual_machine: if hypervisor {
-                "virtual machine"
-            } else {
-                "no hypervisor seen"
-            },
+            cores_usable: thread::available_parallelism().map_or(1, usize::from),
+            virtual_machine: kind.to_owned(),
             kernel: first_line("/proc/sys/kernel/osrelease"),
             congestion_control: first_line("/proc/sys/net/ipv4/tcp_congestion_control"),
+            rustc: env!("BYWASH_RUSTC").to_owned(),
         }
     }
 }
@@ -51,8 +54,13 @@ impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "Machine: {}, {} cores, {}, Linux {}, default congestion control {}.",
-            self.cpu, self.cores, self.virtual_machine, self.kernel, self.congestion_control
+            "{}, {} cores, {}, Linux {}, default congestion control {}, {}",
+            self.cpu,
+            self.cores_usable,
+            self.virtual_machine,
+            self.kernel,
+            self.congestion_control,
+            self.rustc
         )
     }
 }

@@ -1,52 +1,64 @@
 //! `bywash-bench`: the stack beside what users have today and beside what the wire can do, measured in one run.
 //!
 //! ```text
-//!             raw AF_XDP pair (the ceiling)          interleaved: A B C A B C
-//! throughput  kernel TCP <-> kernel TCP, by iperf3   median, smallest, largest
-//! latency     Bywash <-> Bywash, Bywash <-> kernel   every core's time
-//! memory      Bywash and smoltcp, no kernel at all
+//!  experiments ── cases ──► run: interleaved A B C A B C ──► rows ──► terminal table, --json, --html, --markdown
+//!  (suite)        over namespaces and veth (netns),            │
+//!                 or over memory                               ├────► targets: the table of what must be reached
+//!                                                              └────► compare OLD NEW: better, worse, noise
 //! ```
 //!
 //! Figures are only as good as the machine is quiet; the load average stands with them.
 
-mod beside;
-mod ceiling;
-mod command;
+mod compare;
 mod cpu;
+mod ends;
+mod experiments;
 mod interrupt;
-mod kernel;
 mod latency;
 mod machine;
-mod memory;
 mod netns;
-mod ours;
-mod pools;
 mod raw;
-mod report;
+mod row;
 mod run;
-mod smol;
-mod strangers;
+mod suite;
+mod table;
 
 use std::fs;
+use std::iter;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bywash_xdp::Mode;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
-use beside::Choice;
-use machine::Machine;
-use netns::{Offloads, Testbed};
-use run::{Case, Effort, Results, interleave};
+use run::Effort;
+use suite::{Experiment, Options, Suite};
 
 /// Measure Bywash beside raw AF_XDP, kernel TCP and smoltcp.
+///
+/// Prints one table with every case's figures: median of interleaved runs, smallest and largest in brackets, and the conditions
+/// they hold under. Times on a busy machine are worth nothing: look at the load average in the table.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    arg_required_else_help = true
+)]
 struct Arguments {
-    /// What to measure.
-    experiment: Experiment,
+    /// What to measure; several names, or `all`.
+    #[arg(value_enum)]
+    experiments: Vec<Name>,
+    #[command(flatten)]
+    run: RunArguments,
+    #[command(subcommand)]
+    command: Option<Verb>,
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArguments {
     /// Runs of 1 second, 3 of each case, instead of 3 seconds and 5.
     #[arg(long)]
     quick: bool,
@@ -54,8 +66,8 @@ struct Arguments {
     #[arg(long, conflicts_with = "quick")]
     seconds: Option<f64>,
     /// Runs of each case.
-    #[arg(long, conflicts_with = "quick")]
-    repetitions: Option<usize>,
+    #[arg(long, conflicts_with = "quick", value_parser = clap::value_parser!(u16).range(1..))]
+    repetitions: Option<u16>,
     /// The bywash program.
     #[arg(long, default_value = "target/release/bywash")]
     bywash: PathBuf,
@@ -66,29 +78,48 @@ struct Arguments {
     #[arg(long)]
     markdown: Option<PathBuf>,
     /// Largest IP datagram on the wire, in bytes.
-    #[arg(long, default_value_t = 1500)]
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(576..=3498))]
     mtu: u16,
-    /// Where the demultiplexer is attached, in every case that has one but the sweep of `raw`.
+    /// Where the demultiplexer is attached, in every case that does not try several.
     #[arg(long, value_enum, default_value_t = Xdp::Auto)]
     xdp: Xdp,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Experiment {
-    /// All of the figures in SPECIFICATION.md: throughput, latency and memory.
-    First,
-    /// Raw AF_XDP alone, over windows and XDP modes.
-    Raw,
-    /// Bulk transfers: raw AF_XDP, kernel TCP, Bywash.
-    Throughput,
-    /// Ping-pong of one byte: raw AF_XDP, kernel TCP, Bywash.
-    Latency,
-    /// What a turn pays for looking at 1 to 1022 receive rings: all of them, or those that XDP marks.
-    Pools,
-    /// Both ends on one core without a kernel: Bywash and smoltcp. Needs no root.
-    Memory,
-    /// What a shard pays for forged segments of no connection. Needs no root.
-    Strangers,
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Say for each figure of two runs whether it became better or worse, or whether that is noise.
+    Compare {
+        /// What `--json` wrote before.
+        old: PathBuf,
+        /// What `--json` wrote after.
+        new: PathBuf,
+    },
+}
+
+/// An experiment, or all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    All,
+    One(Experiment),
+}
+
+impl ValueEnum for Name {
+    fn value_variants<'a>() -> &'a [Self] {
+        static NAMES: LazyLock<Vec<Name>> = LazyLock::new(|| {
+            let experiments = Experiment::value_variants().iter().copied();
+            iter::once(Name::All)
+                .chain(experiments.map(Name::One))
+                .collect()
+        });
+        &NAMES
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        match self {
+            Name::All => Some(clap::builder::PossibleValue::new("all").help("Every experiment")),
+            Name::One(experiment) => experiment.to_possible_value(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -103,15 +134,12 @@ enum Xdp {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match measure(&arguments) {
-        Ok(results) if results.failures.is_empty() => ExitCode::SUCCESS,
-        Ok(results) => {
-            eprintln!("\n{} cases failed:", results.failures.len());
-            for failure in &results.failures {
-                eprintln!("- {failure}");
-            }
-            ExitCode::FAILURE
-        }
+    let done = match &arguments.command {
+        None => measure(&arguments),
+        Some(Verb::Compare { old, new }) => compare(old, new),
+    };
+    match done {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("bywash-bench: {error:#}");
             ExitCode::FAILURE
@@ -119,91 +147,88 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(arguments: &Arguments) -> Result<Results> {
+fn compare(old: &std::path::Path, new: &std::path::Path) -> Result<ExitCode> {
+    print!("{}", compare::compare(&row::read(old)?, &row::read(new)?));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(arguments: &Arguments) -> Result<ExitCode> {
+    let experiments = arguments.experiments();
+    let mut suite = Suite::new(arguments.run.options()?);
+    suite.require(&experiments)?;
     interrupt::install()?;
-    let machine = Machine::this();
-    let (seconds, repetitions) = if arguments.quick { (1.0, 3) } else { (3.0, 5) };
-    let effort = Effort {
-        duration: Duration::try_from_secs_f64(arguments.seconds.unwrap_or(seconds))
-            .context("--seconds")?,
-        repetitions: arguments.repetitions.unwrap_or(repetitions),
-    };
-    let choice = Choice {
-        bywash: arguments.bywash.clone(),
-        xdp: match arguments.xdp {
-            Xdp::Auto => Mode::Auto,
-            Xdp::Native => Mode::Native,
-            Xdp::Generic => Mode::Generic,
-        },
-    };
-    require(arguments)?;
-    let mut results = Results::default();
-    let mut add = |cases: Vec<Case<'_>>| -> Result<()> {
-        let more = interleave(cases, effort, &machine)?;
-        results.rows.extend(more.rows);
-        results.failures.extend(more.failures);
+    for experiment in experiments {
+        suite.run(experiment)?;
+    }
+    print!("{}", table::terminal(&suite.results.rows));
+    arguments.write_files(&suite)?;
+    let failures = &suite.results.failures;
+    if failures.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("\n{} cases failed:", failures.len());
+    for failure in failures {
+        eprintln!("- {failure}");
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+impl RunArguments {
+    fn options(&self) -> Result<Options> {
+        let base = Options::effort(self.quick);
+        let duration = match self.seconds {
+            Some(seconds) => Duration::try_from_secs_f64(seconds).context("--seconds")?,
+            None => base.duration,
+        };
+        ensure!(!duration.is_zero(), "--seconds must be more than 0");
+        Ok(Options {
+            effort: Effort {
+                duration,
+                repetitions: self.repetitions.map_or(base.repetitions, usize::from),
+            },
+            bywash: self.bywash.clone(),
+            mtu: self.mtu,
+            xdp: match self.xdp {
+                Xdp::Auto => Mode::Auto,
+                Xdp::Native => Mode::Native,
+                Xdp::Generic => Mode::Generic,
+            },
+        })
+    }
+}
+
+impl Arguments {
+    /// Each once, in the order of `all`.
+    fn experiments(&self) -> Vec<Experiment> {
+        let all = self.experiments.contains(&Name::All);
+        let wanted =
+            |experiment: &Experiment| all || self.experiments.contains(&Name::One(*experiment));
+        Experiment::value_variants()
+            .iter()
+            .copied()
+            .filter(wanted)
+            .collect()
+    }
+
+    fn write_files(&self, suite: &Suite) -> Result<()> {
+        let rows = &suite.results.rows;
+        if let Some(path) = &self.run.json {
+            row::write(path, rows)?;
+        }
+        if let Some(path) = &self.run.markdown {
+            let names: Vec<_> = self
+                .experiments
+                .iter()
+                .filter_map(|name| Some(name.to_possible_value()?.get_name().to_owned()))
+                .collect();
+            let quick = if self.run.quick { " --quick" } else { "" };
+            let command = format!(
+                "cargo run --release -p bywash-bench -- {}{quick}",
+                names.join(" ")
+            );
+            fs::write(path, table::markdown(rows, &command))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
         Ok(())
-    };
-    let wanted = |experiment| [experiment, Experiment::First].contains(&arguments.experiment);
-    if arguments.experiment == Experiment::Raw {
-        let bed = Testbed::new(Offloads::Default, arguments.mtu)?;
-        add(ceiling::sweep(&bed))?;
     }
-    if arguments.experiment == Experiment::Pools {
-        let bed = Testbed::new(Offloads::Default, arguments.mtu)?;
-        add(pools::scan(&bed))?;
-    }
-    if wanted(Experiment::Throughput) {
-        let bed = Testbed::new(Offloads::Default, arguments.mtu)?;
-        let plain = Testbed::new(Offloads::Off, arguments.mtu)?;
-        let mut cases = ceiling::bulk(&bed, choice.xdp);
-        cases.extend(beside::bulk(&bed, Offloads::Default, &choice));
-        cases.extend(beside::bulk(&plain, Offloads::Off, &choice));
-        add(cases)?;
-    }
-    if wanted(Experiment::Latency) {
-        let bed = Testbed::new(Offloads::Default, arguments.mtu)?;
-        let mut cases = vec![ceiling::ping(&bed, choice.xdp)];
-        cases.extend(beside::ping(&bed, &choice));
-        add(cases)?;
-    }
-    if wanted(Experiment::Memory) {
-        add(beside::in_memory(arguments.mtu))?;
-    }
-    if arguments.experiment == Experiment::Strangers {
-        add(strangers::cases())?;
-    }
-    print!("{}", report::table(&results.rows, &machine));
-    write_files(arguments, &results, &machine)?;
-    Ok(results)
-}
-
-/// What is missing is said before anything is measured.
-fn require(arguments: &Arguments) -> Result<()> {
-    use Experiment::{First, Latency, Memory, Strangers, Throughput};
-    if ![Memory, Strangers].contains(&arguments.experiment) {
-        netns::require()?;
-        netns::sweep()?;
-    }
-    match arguments.experiment {
-        First | Throughput | Latency => command::require(&arguments.bywash),
-        _ => Ok(()),
-    }
-}
-
-fn write_files(arguments: &Arguments, results: &Results, machine: &Machine) -> Result<()> {
-    let write = |path: &PathBuf, text: String| {
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
-    if let Some(path) = &arguments.json {
-        write(path, serde_json::to_string_pretty(&results.rows)?)?;
-    }
-    if let Some(path) = &arguments.markdown {
-        let name = arguments.experiment.to_possible_value();
-        let name = name.as_ref().map_or("", |name| name.get_name());
-        let quick = if arguments.quick { " --quick" } else { "" };
-        let command = format!("cargo run --release -p bywash-bench -- {name}{quick}");
-        write(path, report::markdown(&results.rows, machine, &command))?;
-    }
-    Ok(())
 }

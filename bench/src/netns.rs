@@ -19,7 +19,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
-use crate::report::Params;
+use crate::row::Setting;
 
 /// What both veth ends may leave to each other instead of doing it for each packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +74,10 @@ pub(crate) struct Testbed {
     pub(crate) b: End,
     /// Largest IP datagram on the wire, in bytes.
     pub(crate) mtu: u16,
+    /// What both ends leave to each other.
+    pub(crate) offloads: Offloads,
     /// Conditions of every measurement over this wire.
-    pub(crate) params: Params,
+    pub(crate) setting: Setting,
 }
 
 impl Testbed {
@@ -96,7 +98,8 @@ impl Testbed {
             a: end("a", "bwb-a", 1, cores[0]),
             b: end("b", "bwb-b", 2, cores[1]),
             mtu,
-            params: Params::new(),
+            offloads,
+            setting: Setting::in_memory(mtu),
         };
         for end in [&bed.a, &bed.b] {
             ip(&["netns", "add", &end.namespace])?;
@@ -114,12 +117,14 @@ impl Testbed {
             ["off", "off"] => "softirq on the sending core (threaded NAPI off)".to_owned(),
             [a, b] => format!("threaded NAPI {a} and {b}"),
         };
-        bed.params = Params::from([
-            ("device", "veth, one queue each way".to_owned()),
-            ("napi", napi),
-            ("mtu", mtu),
-            ("offloads", offloads.name().to_owned()),
-        ]);
+        let [offloads_a, offloads_b] = [a.offloads()?, b.offloads()?];
+        bed.setting = Setting {
+            driver: "veth, one queue each way".to_owned(),
+            offloads: format!("a: {offloads_a}; b: {offloads_b}"),
+            mtu,
+            napi,
+            idle: "as the kernel's sockets wait".to_owned(),
+        };
         Ok(bed)
     }
 }

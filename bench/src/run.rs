@@ -1,5 +1,6 @@
 //! Runs the cases of an experiment interleaved, A B C A B C, so that whatever changes on the machine changes for all of them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -7,7 +8,7 @@ use anyhow::Result;
 use crate::cpu::CoreTime;
 use crate::interrupt;
 use crate::machine::{self, Machine};
-use crate::report::{Params, Row, spread};
+use crate::row::{Conditions, Params, Row, Setting, spread};
 
 /// A load average beyond this says that something else runs. Our own last experiment may still show in it.
 const QUIET: f64 = 2.0;
@@ -28,8 +29,10 @@ pub(crate) struct Outcome {
     pub(crate) readings: Vec<(&'static str, &'static str, f64)>,
     /// Every core's time while the load ran.
     pub(crate) cores: Vec<CoreTime>,
-    /// Conditions that only the run itself could tell.
-    pub(crate) conditions: Params,
+    /// Params that only the run itself could tell.
+    pub(crate) params: Params,
+    /// Offloads of both ends while it ran, where the run looked.
+    pub(crate) offloads: Option<String>,
 }
 
 /// Something to measure.
@@ -40,8 +43,10 @@ pub(crate) struct Case<'a> {
     pub(crate) subject: &'static str,
     /// Who receives, or answers.
     pub(crate) peer: &'static str,
-    /// Conditions known beforehand.
+    /// What distinguishes it from the experiment's other cases.
     pub(crate) params: Params,
+    /// Its wire, and how its ends wait.
+    pub(crate) setting: Setting,
     /// One run of the given length.
     pub(crate) run: Box<dyn FnMut(Duration) -> Result<Outcome> + 'a>,
 }
@@ -111,40 +116,49 @@ fn summarise(case: &Case<'_>, outcomes: &[Outcome], load: &str, machine: &Machin
     let Some(first) = outcomes.first() else {
         return Vec::new();
     };
-    let mut params = case.params.clone();
-    params.extend(first.conditions.clone());
-    params.insert("load", format!("{load} before the experiment"));
-    let row = |metric: String, unit, values: &[f64]| {
-        let (median, min, max) = spread(values)?;
-        Some(Row {
-            experiment: case.experiment,
+    let params: BTreeMap<String, String> = case
+        .params
+        .iter()
+        .chain(&first.params)
+        .map(|(name, value)| ((*name).to_owned(), value.clone()))
+        .collect();
+    let core = |number: usize| {
+        let runs: Vec<_> = outcomes
+            .iter()
+            .filter_map(|outcome| outcome.cores.get(number).copied())
+            .collect();
+        CoreTime::median(&runs)
+    };
+    let mut setting = case.setting.clone();
+    if let Some(offloads) = outcomes.iter().find_map(|outcome| outcome.offloads.clone()) {
+        setting.offloads = offloads;
+    }
+    let conditions = Conditions {
+        machine: machine.clone(),
+        setting,
+        load: load.to_owned(),
+        cores: (0..first.cores.len()).map(core).collect(),
+    };
+    let mut rows = Vec::new();
+    for (metric, unit, _) in &first.readings {
+        let values: Vec<f64> = outcomes
+            .iter()
+            .flat_map(|outcome| &outcome.readings)
+            .filter(|reading| (reading.0, reading.1) == (*metric, *unit))
+            .map(|reading| reading.2)
+            .collect();
+        rows.extend(spread(&values).map(|(median, min, max)| Row {
+            experiment: case.experiment.to_owned(),
             subject: case.subject.to_owned(),
             peer: case.peer.to_owned(),
             params: params.clone(),
-            metric,
-            unit,
+            metric: (*metric).to_owned(),
+            unit: (*unit).to_owned(),
             median,
             min,
             max,
-            machine: machine.clone(),
-        })
-    };
-    let mut rows = Vec::new();
-    for (at, (metric, unit, _)) in first.readings.iter().enumerate() {
-        let values: Vec<f64> = outcomes
-            .iter()
-            .map(|outcome| outcome.readings[at].2)
-            .collect();
-        rows.extend(row((*metric).to_owned(), *unit, &values));
-    }
-    for core in 0..first.cores.len() {
-        for (at, (part, _)) in first.cores[core].parts().iter().enumerate() {
-            let values: Vec<f64> = outcomes
-                .iter()
-                .map(|outcome| outcome.cores[core].parts()[at].1)
-                .collect();
-            rows.extend(row(format!("core {core} {part}"), "%", &values));
-        }
+            machine: conditions.clone(),
+        }));
     }
     rows
 }

@@ -15,7 +15,7 @@ use bywash::seams::xsk::{
 
 use crate::cpu::Sample;
 use crate::netns::{End, Testbed};
-use crate::report::Params;
+use crate::row::Params;
 use crate::run::{Case, Outcome};
 
 /// Slots of a queue, as XDP has them: two are the primary's and the control pool's.
@@ -34,6 +34,7 @@ pub(crate) fn scan(bed: &Testbed) -> Vec<Case<'_>> {
         subject: "look at all rings",
         peer: "none",
         params: Params::from([("pools", pools.to_string())]),
+        setting: bed.setting.clone(),
         run: Box::new(move |duration| run(bed, pools, duration)),
     };
     [1, 16, 64, 256, SLOTS - OTHERS]
@@ -56,7 +57,7 @@ fn run(bed: &Testbed, pools: usize, duration: Duration) -> Result<Outcome> {
     Ok(Outcome {
         readings,
         cores: before.until(&Sample::now()?),
-        conditions: Params::new(),
+        ..Outcome::default()
     })
 }
 

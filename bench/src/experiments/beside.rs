@@ -9,17 +9,17 @@ use anyhow::{Context, Result, ensure};
 use bywash::IdlePolicy;
 use bywash_xdp::{AttachConfig, Demux, Mode, Settings, pin};
 
-use crate::command::{self, Program, Stack};
 use crate::cpu::{self, CoreTime, Sample};
-use crate::kernel::{self, Wait};
+use crate::ends::command::{self, Program, Stack};
+use crate::ends::kernel::{self, Wait};
+use crate::ends::memory;
+use crate::ends::ours;
+use crate::ends::smol;
 use crate::latency::Latencies;
-use crate::memory;
 use crate::netns::{Offloads, Testbed};
-use crate::ours;
 use crate::raw::join;
-use crate::report::Params;
+use crate::row::{Params, Setting};
 use crate::run::{Case, Outcome};
-use crate::smol;
 
 const KERNEL: &str = "kernel TCP";
 const US: &str = "Bywash";
@@ -129,15 +129,15 @@ pub(crate) fn in_memory(mtu: u16) -> Vec<Case<'static>> {
     let case = |subject,
                 mut run: Box<dyn FnMut(Duration) -> Result<(u64, Duration)> + Send>,
                 detail: &str| Case {
-        experiment: "memory",
+        experiment: "stack",
         subject,
         peer: subject,
         params: Params::from([
             ("checksums", "computed and verified".to_owned()),
             ("cores", "both ends on one".to_owned()),
             ("buffers", detail.to_owned()),
-            ("mtu", mtu.to_string()),
         ]),
+        setting: Setting::in_memory(mtu),
         run: Box::new(move |duration| {
             let before = Sample::now()?;
             let (bytes, elapsed) = on_one_core(|| run(duration))?;
@@ -149,7 +149,7 @@ pub(crate) fn in_memory(mtu: u16) -> Vec<Case<'static>> {
                     bytes as f64 * 8e-9 / elapsed.as_secs_f64(),
                 )],
                 cores,
-                conditions: Params::new(),
+                ..Outcome::default()
             })
         }),
     };
@@ -186,14 +186,16 @@ fn bulk_case<'a>(bed: &'a Testbed, choice: &Choice, idle: &str, ends: [Program; 
     };
     let [client, server] = ends;
     let (subject, peer) = (name(&client), name(&server));
-    let mut params = bed.params.clone();
+    let mut params = Params::from([("offloads", bed.offloads.name().to_owned())]);
     if let Program::Stock(control) = client {
         params.insert(
             "congestion control",
             control.unwrap_or("system's default").to_owned(),
         );
     }
+    let mut setting = bed.setting.clone();
     if !idle.is_empty() {
+        setting = setting.waiting(idle);
         params.insert("idle", idle.to_owned());
         params.insert("xdp", mode_name(choice.xdp).to_owned());
     }
@@ -203,6 +205,7 @@ fn bulk_case<'a>(bed: &'a Testbed, choice: &Choice, idle: &str, ends: [Program; 
         subject,
         peer,
         params,
+        setting,
         run: Box::new(move |duration| {
             let want_offloads = std::mem::take(&mut first);
             let transfer = command::transfer(bed, &client, &server, duration, want_offloads)?;
@@ -236,7 +239,7 @@ fn with_xdp<'a>(bed: &'a Testbed, choice: &Choice) -> Case<'a> {
             finished.wait();
             let name = join(holder)?;
             let mut outcome = outcome?;
-            outcome.conditions.insert("xdp", name.to_owned());
+            outcome.params.insert("xdp", name.to_owned());
             Ok(outcome)
         })
     });
@@ -259,10 +262,7 @@ fn attach(bed: &Testbed, mode: Mode) -> Result<Demux> {
 }
 
 fn outcome(transfer: command::Transfer) -> Outcome {
-    let mut conditions = Params::new();
-    if let Some([a, b]) = transfer.offloads {
-        conditions.extend([("offloads a", a), ("offloads b", b)]);
-    }
+    let offloads = transfer.offloads.map(|[a, b]| format!("a: {a}; b: {b}"));
     let mut readings = vec![("goodput", "Gbit/s", transfer.bits_per_second * 1e-9)];
     if let Some(count) = transfer.retransmissions {
         readings.push(("retransmissions", "", count));
@@ -276,7 +276,8 @@ fn outcome(transfer: command::Transfer) -> Outcome {
     Outcome {
         readings,
         cores: transfer.cores,
-        conditions,
+        params: Params::new(),
+        offloads,
     }
 }
 
@@ -288,8 +289,11 @@ fn ping_case<'a>(
     choice: &Choice,
     mut run: impl FnMut(Duration) -> Result<(Latencies, Vec<CoreTime>)> + 'a,
 ) -> Case<'a> {
-    let mut params = bed.params.clone();
-    params.extend([("idle", idle.to_owned()), ("bytes", "1".to_owned())]);
+    let mut params = Params::from([
+        ("idle", idle.to_owned()),
+        ("bytes", "1".to_owned()),
+        ("offloads", bed.offloads.name().to_owned()),
+    ]);
     if [subject, peer].contains(&US) {
         params.insert("xdp", mode_name(choice.xdp).to_owned());
     }
@@ -298,12 +302,13 @@ fn ping_case<'a>(
         subject,
         peer,
         params,
+        setting: bed.setting.waiting(idle),
         run: Box::new(move |duration| {
             let (latencies, cores) = run(duration)?;
             Ok(Outcome {
                 readings: latencies.readings(),
                 cores,
-                conditions: Params::new(),
+                ..Outcome::default()
             })
         }),
     }

@@ -8,7 +8,7 @@ use bywash_xdp::Mode;
 use crate::cpu;
 use crate::netns::Testbed;
 use crate::raw::{self, Shape, Touch};
-use crate::report::Params;
+use crate::row::Params;
 use crate::run::{Case, Outcome};
 
 /// Frames in flight that leave the veth's ring of 256 some room for frames in other hands.
@@ -44,20 +44,23 @@ pub(crate) fn sweep(bed: &Testbed) -> Vec<Case<'_>> {
 
 /// Ping-pong of one frame.
 pub(crate) fn ping(bed: &Testbed, mode: Mode) -> Case<'_> {
-    let mut params = bed.params.clone();
-    params.extend([("idle", "spin".to_owned()), ("bytes", "1".to_owned())]);
+    let params = Params::from([
+        ("bytes", "1".to_owned()),
+        ("offloads", bed.offloads.name().to_owned()),
+    ]);
     Case {
         experiment: "latency",
         subject: RAW,
         peer: RAW,
         params,
+        setting: bed.setting.waiting("spin"),
         run: Box::new(move |duration| ping_once(bed, mode, duration)),
     }
 }
 
 fn bulk_case(bed: &Testbed, window: usize, touch: Touch, mode: Mode) -> Case<'_> {
-    let mut params = bed.params.clone();
-    params.extend([
+    let params = Params::from([
+        ("offloads", bed.offloads.name().to_owned()),
         ("window", format!("{window} frames")),
         ("receiver", touch.name().to_owned()),
         (
@@ -65,13 +68,13 @@ fn bulk_case(bed: &Testbed, window: usize, touch: Touch, mode: Mode) -> Case<'_>
             "payload copied, checksum known beforehand".to_owned(),
         ),
         ("acks", "one for two".to_owned()),
-        ("idle", "spin".to_owned()),
     ]);
     Case {
         experiment: "throughput",
         subject: RAW,
         peer: RAW,
         params,
+        setting: bed.setting.waiting("spin"),
         run: Box::new(move |duration| {
             let bulk = raw::bulk(
                 bed,
@@ -103,11 +106,8 @@ fn bulk_case(bed: &Testbed, window: usize, touch: Touch, mode: Mode) -> Case<'_>
                     ("kernel core time", "ns/KiB", per_kib(kernel.1)),
                 ],
                 cores: bulk.cores,
-                conditions: Params::from([
-                    ("xdp", bulk.mode.to_owned()),
-                    ("offloads a", offloads_a),
-                    ("offloads b", offloads_b),
-                ]),
+                params: Params::from([("xdp", bulk.mode.to_owned())]),
+                offloads: Some(format!("a: {offloads_a}; b: {offloads_b}")),
             })
         }),
     }
@@ -118,6 +118,7 @@ fn ping_once(bed: &Testbed, mode: Mode, duration: Duration) -> Result<Outcome> {
     Ok(Outcome {
         readings: ping.latencies.readings(),
         cores: ping.cores,
-        conditions: Params::from([("xdp", ping.mode.to_owned())]),
+        params: Params::from([("xdp", ping.mode.to_owned())]),
+        offloads: None,
     })
 }

@@ -16,7 +16,7 @@ use bywash::seams::{
 };
 
 use crate::cpu::Sample;
-use crate::report::Params;
+use crate::row::{Params, Setting};
 use crate::run::{Case, Outcome};
 
 const US: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -40,6 +40,7 @@ pub(crate) fn cases() -> Vec<Case<'static>> {
         subject: "Bywash",
         peer: "forged",
         params: Params::from([("segment", kind.to_owned())]),
+        setting: Setting::in_memory(1500),
         run: Box::new(move |duration| {
             let before = Sample::now()?;
             let cost = measure(flags, payload, duration)?;
@@ -50,7 +51,7 @@ pub(crate) fn cases() -> Vec<Case<'static>> {
                     ("idle turn", "ns", cost.idle),
                 ],
                 cores,
-                conditions: Params::new(),
+                ..Outcome::default()
             })
         }),
     };
