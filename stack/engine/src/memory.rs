@@ -40,9 +40,19 @@ pub struct MemoryPair<A: Service, B: Service> {
 impl<A: Service, B: Service> MemoryPair<A, B> {
     /// Real clock, real randomness. `config.mtu` must fit the wire's frames (2048-byte chunks).
     pub fn new(config: &ShardConfig, a: A, b: B) -> Result<Self, XskError> {
+        Self::with_memory(config, &MemoryConfig::default(), a, b)
+    }
+
+    /// [`new`](Self::new) over a wire of the given size.
+    pub fn with_memory(
+        config: &ShardConfig,
+        memory: &MemoryConfig,
+        a: A,
+        b: B,
+    ) -> Result<Self, XskError> {
         let clock = || Box::new(MonotonicClock::new()) as Box<dyn Clock>;
         let random = || Box::new(SystemRandom) as Box<dyn Random>;
-        let ports = MemoryPort::try_pair(&MemoryConfig::default())?;
+        let ports = MemoryPort::try_pair(memory)?;
         Ok(Self::with(
             config,
             ports,

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Ones' complement sums do not depend on byte order except for one swap at the end (RFC 1071 2 (B)), and 16-bit words may
-//! be summed in wider lanes with the carries folded in later (2 (C)). So the loops load 32-bit words as they lie
-//! into 64-bit lanes, which LLVM turns into vector code on any target, without `unsafe` and without a carry chain.
+//! be summed in wider lanes with the carries folded in later (2 (C)). So `bywash_sum` adds 32-bit words as they lie into
+//! 64-bit lanes, without a carry chain, in the widest vectors that the processor has.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -108,52 +108,10 @@ const fn fold(sum: u64) -> u16 {
     ((sum >> 16) + (sum & 0xffff)) as u16
 }
 
-/// Bytes that the loops take at a time.
-const BLOCK: usize = 64;
-/// 64-bit lanes of the running sum: enough independent additions to keep the vector units busy.
-const LANES: usize = 8;
-
-/// Adds one block to the lanes. A lane takes two 32-bit words a block: it cannot overflow below 2^31 blocks, 128 GiB.
-#[inline(always)]
-fn add_block(lanes: &mut [u64; LANES], block: &[u8; BLOCK]) {
-    let (words, _) = block.as_chunks::<8>();
-    for (lane, word) in lanes.iter_mut().zip(words) {
-        let word = u64::from_ne_bytes(*word);
-        *lane += (word & 0xffff_ffff) + (word >> 32);
-    }
-}
-
-/// Sums the words of a string shorter than a block.
-#[inline(always)]
-fn tail_words(tail: &[u8]) -> u64 {
-    let (words, rest) = tail.as_chunks::<4>();
-    let mut sum = 0;
-    for word in words {
-        sum += u64::from(u32::from_ne_bytes(*word));
-    }
-    // By cases: LLVM makes a call to memcpy of a loop over the last octets.
-    let last = match *rest {
-        [] => return sum,
-        [a] => [a, 0, 0, 0],
-        [a, b] => [a, b, 0, 0],
-        [a, b, c, ..] => [a, b, c, 0],
-    };
-    sum + u64::from(u32::from_ne_bytes(last))
-}
-
 /// The sum of `bytes`.
 #[inline]
 pub fn sum(bytes: &[u8]) -> Sum {
-    let (blocks, tail) = bytes.as_chunks::<BLOCK>();
-    let mut sum = tail_words(tail);
-    if !blocks.is_empty() {
-        let mut lanes = [0; LANES];
-        for block in blocks {
-            add_block(&mut lanes, block);
-        }
-        sum += lanes.iter().sum::<u64>();
-    }
-    Sum::from_native(sum, !bytes.len().is_multiple_of(2))
+    Sum::from_native(bywash_sum::sum(bytes), !bytes.len().is_multiple_of(2))
 }
 
 /// Copies `src` to `dst` and sums it on the way, so that each byte is loaded once.
@@ -162,21 +120,7 @@ pub fn sum(bytes: &[u8]) -> Sum {
 /// If the lengths differ.
 #[inline]
 pub fn copy_and_sum(dst: &mut [u8], src: &[u8]) -> Sum {
-    assert_eq!(
-        dst.len(),
-        src.len(),
-        "copy between strings of different length"
-    );
-    let (to_blocks, to_tail) = dst.as_chunks_mut::<BLOCK>();
-    let (from_blocks, from_tail) = src.as_chunks::<BLOCK>();
-    let mut lanes = [0; LANES];
-    for (to, from) in to_blocks.iter_mut().zip(from_blocks) {
-        let block = *from;
-        *to = block;
-        add_block(&mut lanes, &block);
-    }
-    to_tail.copy_from_slice(from_tail);
-    let sum = lanes.iter().sum::<u64>() + tail_words(from_tail);
+    let sum = bywash_sum::copy_and_sum(dst, src);
     Sum::from_native(sum, !src.len().is_multiple_of(2))
 }
 

@@ -1,4 +1,4 @@
-//! Ethernet, VLAN, IPv4, IPv6, TCP, and the ICMP errors about it: bytes to values and back. `no_std`, no allocation, no `unsafe`, no dependencies.
+//! Ethernet, VLAN, IPv4, IPv6, TCP, and the ICMP errors about it: bytes to values and back. `no_std`, no allocation, no `unsafe`.
 //!
 //! [`decode`] takes a received frame to a [`Decoded`]: flow, segment, and where the payload lies. [`emit`] writes the headers
 //! of a segment in front of a payload. Neither copies payload, and what is dropped has a [`DropReason`].
