@@ -12,7 +12,7 @@ use nix::libc;
 
 use crate::abi::{
     Config, FLOWS_PER_QUEUE, FlowKey, FlowValue, PORT_TCP_LISTEN, PORT_TCP_OURS, SLOTS_PER_QUEUE,
-    STRICT, VLAN_CUSTOMER, VLAN_SERVICE, VLAN_STACKED, address_bytes, slot,
+    STRICT, address_bytes, slot,
 };
 use crate::attach::{self, Attachment, Outcome, Reattached};
 use crate::counter::Counter;
@@ -21,7 +21,7 @@ use crate::inherit::Inherited;
 use crate::object::{self, Maps};
 use crate::pin::Scope;
 use crate::settings::Settings;
-use crate::vlan::Vlan;
+use crate::vlan::{Vlan, outer_bits};
 
 /// How the program is wanted on the interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -130,7 +130,7 @@ impl Demux {
     /// Loads the program, attaches it to the interface and pins link and maps.
     ///
     /// Nothing is ours at first: every packet passes until addresses, ports and sockets are set. A link that a dead engine left is
-    /// taken over atomically, with its ports and addresses: their packets are dropped as before, until this engine serves them or
+    /// taken over atomically, with its ports, addresses and VLANs: their packets are dropped as before, until this engine serves them or
     /// [`Demux::settle`] gives them back. Sockets and flows are not taken over: they are gone.
     pub fn attach(config: &AttachConfig) -> Result<Self, AttachError> {
         let ((maps, dirty), attachment, mut outcome) = attach::attach(config)?;
@@ -145,7 +145,7 @@ impl Demux {
                     ..attach::initial(config)
                 },
                 ports: HashMap::new(),
-                vlans: BTreeSet::new(),
+                vlans: inherited.vlans.clone(),
                 inherited,
             }),
             dirty,
@@ -156,7 +156,7 @@ impl Demux {
         Ok(demux)
     }
 
-    /// Ends a take-over, once this engine has asked for everything that it serves: the dead engine's other ports and addresses are
+    /// Ends a take-over, once this engine has asked for everything that it serves: the dead engine's other ports, addresses and VLANs are
     /// the kernel's again.
     pub fn settle(&self) -> Result<(), DemuxError> {
         let mut state = self.lock();
@@ -168,6 +168,9 @@ impl Demux {
         for address in inherited.addresses {
             absent_is_fine(state.maps.addresses.remove(&address))
                 .map_err(failed("giving an address back", "addresses"))?;
+        }
+        if !inherited.vlans.is_empty() {
+            state.change_vlans(BTreeSet::new())?;
         }
         if inherited.local_ports == (0, 0) {
             return Ok(());
@@ -482,7 +485,7 @@ impl State {
     /// New pairs before the bits that lead to them, old ones after.
     fn change_vlans(&mut self, wanted: BTreeSet<Vlan>) -> Result<(), DemuxError> {
         let failed = |map| failed("setting a VLAN", map);
-        let is_pair = |vlan: &&Vlan| matches!(vlan, Vlan::Stacked { .. });
+        let is_pair = |vlan: &&Vlan| vlan.is_pair();
         for pair in wanted.iter().filter(is_pair) {
             let added = self.maps.vlan_pairs.insert(pair.bits(), 1, 0);
             added.map_err(full_or_failed(
@@ -493,13 +496,7 @@ impl State {
         }
         let mut bits: BTreeMap<u16, u32> =
             self.vlans.iter().map(|vlan| (vlan.outer(), 0)).collect();
-        for vlan in &wanted {
-            *bits.entry(vlan.outer()).or_default() |= match vlan {
-                Vlan::Customer(_) => VLAN_CUSTOMER,
-                Vlan::Service(_) => VLAN_SERVICE,
-                Vlan::Stacked { .. } => VLAN_STACKED,
-            };
-        }
+        bits.extend(outer_bits(&wanted));
         for (id, bits) in bits {
             let set = self.maps.vlans.set(u32::from(id), bits, 0);
             set.map_err(failed("vlans"))?;
@@ -509,6 +506,7 @@ impl State {
                 .map_err(failed("vlan_pairs"))?;
         }
         self.vlans = wanted;
+        self.inherited.vlans.clear();
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The committed object, loaded: a program that is ready to attach, and its maps.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -12,6 +13,7 @@ use crate::abi::{Config, FLOWS_PER_QUEUE, SLOTS_PER_QUEUE};
 use crate::error::{AttachError, errno};
 use crate::inherit::Inherited;
 use crate::pin::PinDir;
+use crate::vlan::{Vlan, outer_bits};
 
 /// Built from `bpf/demux.bpf.c` by `cargo run -p bywash-xdp-compile`; its disassembly is beside it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/demux.bpf.o");
@@ -129,12 +131,32 @@ impl Object {
         Ok(())
     }
 
-    /// Undoes [`Object::write_ours`].
+    /// Makes tagged frames ours, before the program sees its first packet.
+    pub(crate) fn write_vlans(&mut self, vlans: &BTreeSet<Vlan>) -> Result<(), AttachError> {
+        let failed = |error| load_error("filling its maps", error);
+        let mut pairs: HashMap<&mut MapData, u32, u32> = borrowed(&mut self.ebpf, "vlan_pairs")?;
+        for pair in vlans.iter().filter(|vlan| vlan.is_pair()) {
+            pairs.insert(pair.bits(), 1, 0).map_err(failed)?;
+        }
+        let mut tags: Array<&mut MapData, u32> = borrowed(&mut self.ebpf, "vlans")?;
+        for (id, bits) in outer_bits(vlans) {
+            tags.set(u32::from(id), bits, 0).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Undoes [`Object::write_ours`] and [`Object::write_vlans`].
     pub(crate) fn forget(&mut self, inherited: &Inherited) -> Result<(), AttachError> {
         self.write_ours(&[], &inherited.ports, 0)?;
         let mut map: HashMap<&mut MapData, [u8; 16], u32> = borrowed(&mut self.ebpf, "addresses")?;
         for address in &inherited.addresses {
             map.remove(address)
+                .map_err(|error| load_error("clearing its maps", error))?;
+        }
+        // A pair is nobody's without its outer tag's bits.
+        let mut tags: Array<&mut MapData, u32> = borrowed(&mut self.ebpf, "vlans")?;
+        for vlan in &inherited.vlans {
+            tags.set(u32::from(vlan.outer()), 0, 0)
                 .map_err(|error| load_error("clearing its maps", error))?;
         }
         Ok(())

@@ -1,6 +1,9 @@
 //! Which VLAN a frame is in, as its tags say.
 
 use core::fmt;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::abi::{VLAN_CUSTOMER, VLAN_SERVICE, VLAN_STACKED};
 
 /// A frame's VLAN: an 802.1Q customer tag, an 802.1ad service tag, or a customer tag inside a service tag ("QinQ"). Three networks
 /// that have nothing to do with each other, even under one number. Identifiers are 1 to 4094.
@@ -31,6 +34,11 @@ impl Vlan {
         }
     }
 
+    /// Whether two tags name it.
+    pub(crate) const fn is_pair(self) -> bool {
+        matches!(self, Vlan::Stacked { .. })
+    }
+
     /// Identifier of the outer tag.
     pub(crate) const fn outer(self) -> u16 {
         match self {
@@ -48,6 +56,19 @@ impl Vlan {
         };
         ((service & 0x0fff) as u32) << 12 | (customer & 0x0fff) as u32
     }
+}
+
+/// What the `vlans` map says of outer tags, for these VLANs to be ours.
+pub(crate) fn outer_bits(vlans: &BTreeSet<Vlan>) -> BTreeMap<u16, u32> {
+    let mut bits = BTreeMap::new();
+    for vlan in vlans {
+        *bits.entry(vlan.outer()).or_default() |= match vlan {
+            Vlan::Customer(_) => VLAN_CUSTOMER,
+            Vlan::Service(_) => VLAN_SERVICE,
+            Vlan::Stacked { .. } => VLAN_STACKED,
+        };
+    }
+    bits
 }
 
 /// `5`, `s5`, `s5.7`.

@@ -13,6 +13,10 @@ use bywash_engine::xsk::{BindMode, BusyPollConfig, PoolClass, TxChecksum};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 
+mod vlan;
+
+use self::vlan::{VlanArg, vlan, vlan_choice};
+
 /// TCP around the kernel: a polling engine over AF_XDP for the ports that are ours; everything
 /// else stays with the kernel.
 #[derive(Debug, Parser)]
@@ -54,6 +58,10 @@ pub(crate) struct DeviceArgs {
     /// Network device
     #[arg(long, value_name = "DEVICE", help_heading = "Device")]
     pub(crate) dev: String,
+    /// VLANs on it to serve beside untagged frames: 5 (802.1Q), s5 (802.1ad), s5.7 (the one in the other), by the addresses and
+    /// routes of the kernel's VLAN device; 5=br5 by those of br5; or all, which follows VLAN devices as they come and go
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = vlan, help_heading = "Device")]
+    vlan: Vec<VlanArg>,
     /// Queues to drive, from queue 0 on; each gets a core
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Device",
           value_parser = clap::value_parser!(u32).range(1..=256))]
@@ -262,6 +270,7 @@ impl DeviceArgs {
             config.shard.idle = idle;
         }
         self.set_tcp(&mut config.shard.tcp);
+        config.vlans = vlan_choice(&self.vlan)?;
         config.mode = match (self.mode, self.require_zero_copy) {
             (ModeArg::Copy, true) => {
                 return Err("--require-zero-copy contradicts --mode copy: drop one".to_owned());

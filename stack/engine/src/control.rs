@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::directory::{ControlMessage, Directory};
 use crate::engine::{EngineDescription, LiveDevice, WatchdogStatus};
 use crate::host::control::{Handler, Operation, Request};
-use crate::report::{EngineReport, ShardReport};
+use crate::report::{EngineReport, ShardReport, VlanReport};
 use crate::steering::EnginePorts;
 
 /// How long a shard may take to answer: a turn, and the walk over its connections.
@@ -42,6 +42,7 @@ pub(crate) fn handler(
             pid: std::process::id(),
             device: description.device.clone(),
             addresses: now.addresses.into_iter().collect(),
+            vlans: now.vlans.iter().map(VlanReport::from).collect(),
             link: if now.running { "up" } else { "down" }.to_owned(),
             mtu: now.mtu,
             mac: now.mac.to_string(),

@@ -41,14 +41,14 @@ use crate::config::{PoolPolicy, ShardConfig};
 use crate::control;
 use crate::directory::Directory;
 use crate::host::queues::{DeviceQueues, QueueSteering};
-use crate::host::{ControlServer, Device, EngineLock, Host, ThreadedNapi};
+use crate::host::{ControlServer, Device, EngineLock, Host, ThreadedNapi, VlanChoice};
 use crate::paths::mtu_of_chunk;
 use crate::pools::FIRST_POOL;
 use crate::pools::scan::SCAN_ALL_UP_TO;
 use crate::random::SystemRandom;
 use crate::service::Service;
 use crate::shard::{Environment, Shard};
-use crate::steering::{DemuxSteering, EnginePorts};
+use crate::steering::{DemuxSteering, EnginePorts, demultiplexed};
 
 /// veth's receive ring has 256 entries, and what does not fit is dropped: a little less may be on
 /// its way there at a time (drivers/net/veth.c, `VETH_RING_SIZE`).
@@ -114,7 +114,7 @@ impl<S: Service + Send + 'static> Engine<S> {
     /// Starts the shards; `make` gives each its service. Returns when every shard has run its first
     /// turn, in which its service got `Started`.
     pub fn start(config: EngineConfig, mut make: impl FnMut(u32) -> S) -> Result<Self, StartError> {
-        let device = Device::open(&config.device)?;
+        let device = Device::open_with(&config.device, &config.vlans)?;
         check(&config, &device)?;
         let cores = crate::host::cores::choose(config.shards as usize, config.cores.as_deref())?;
         let lock = EngineLock::acquire(&device)?;
@@ -410,6 +410,11 @@ fn check(config: &EngineConfig, device: &Device) -> Result<(), StartError> {
             shards,
         });
     }
+    if config.vlans != VlanChoice::None && strips_tags(device) {
+        return Err(StartError::TagsStripped {
+            device: device.name.clone(),
+        });
+    }
     // veth wants room for its skb head as well (veth_xdp_set), which its own check finds at attach.
     let most = mtu_of_chunk(CHUNK_LARGE);
     if device.mtu > most {
@@ -420,6 +425,20 @@ fn check(config: &EngineConfig, device: &Device) -> Result<(), StartError> {
         });
     }
     Ok(())
+}
+
+/// Whether received frames come without their tags. A veth's setting says nothing: what its peer puts into the frames stays there,
+/// and what it leaves to the hardware was never in them (`bywash doctor` says so).
+fn strips_tags(device: &Device) -> bool {
+    if device.driver.as_deref() == Some("veth") {
+        return false;
+    }
+    let answer = bywash_ethtool::Device::open(&device.name)
+        .and_then(|mut ethtool| bywash_ethtool::rx_vlan_offload(&mut ethtool));
+    answer.unwrap_or_else(|error| {
+        tracing::warn!(device = device.name, %error, "the driver does not say whether it takes VLAN tags out of frames: if it does, VLANs will not be seen");
+        false
+    })
 }
 
 /// Whether there are so many rings that XDP marks those it sends packets to.
@@ -438,6 +457,7 @@ fn describe(
     EngineDescription {
         device: device.name.clone(),
         addresses: device.addresses.clone(),
+        vlans: device.vlans.clone(),
         driver: device.driver.clone(),
         bind_mode: Mode::Copy,
         xdp_mode: demux.mode().name(),
@@ -488,8 +508,14 @@ fn attach(config: &EngineConfig, device: &Device) -> Result<Demux, StartError> {
             ..config.xdp_settings
         },
     })?;
-    for address in &device.addresses {
-        demux.add_address(*address)?;
+    let tags: Vec<_> = device
+        .vlans
+        .iter()
+        .map(|one| demultiplexed(one.vlan))
+        .collect();
+    demux.set_vlans(&tags)?;
+    for address in device.served() {
+        demux.add_address(address)?;
     }
     Ok(demux)
 }

@@ -8,6 +8,7 @@ use bywash_wire::{DropReason, Link, Tuple};
 use bywash_xsk::Port;
 
 use crate::flows::Place;
+use crate::host::vlans::is_link_local;
 use crate::host::{Path, Resolution, Unreachable};
 use crate::shard::{Core, Origin};
 
@@ -122,6 +123,14 @@ impl<P: Port> Core<P> {
     }
 
     fn set_path(&mut self, index: u32, path: &Path) {
+        if let Some(conn) = self.conns.by_index(index)
+            && conn.tcp.tuple().vlan.is_some()
+            && is_link_local(conn.tcp.tuple().remote)
+        {
+            // The answer is about the device's own link: remotes are asked for without theirs.
+            let reason = "IPv6 link-local peers in a VLAN are not served";
+            return self.no_path(index, Unreachable::NoRoute(Arc::from(reason)));
+        }
         if let Err(reason) = self.settle_opening(index, path) {
             return self.fail_opening(index, reason);
         }
@@ -132,7 +141,8 @@ impl<P: Port> Core<P> {
         conn.link = Some(Link {
             source_mac: path.source_mac,
             destination_mac: path.destination_mac,
-            vlan: tuple.vlan.or(path.vlan),
+            // As the kernel's route has it. What comes may carry another tag: the tuple's.
+            vlan: path.vlan,
         });
         let mss = mss_for(path.mtu.min(self.config.mtu), &tuple);
         if conn.opening.is_none() {
@@ -212,7 +222,11 @@ impl<P: Port> Core<P> {
             now,
             ..
         } = self;
-        let tuple = |port| Tuple::tcp(source, port, remote.ip(), remote.port());
+        // The peer's segments come in the VLAN into which ours go.
+        let tuple = |port| Tuple {
+            vlan: path.vlan,
+            ..Tuple::tcp(source, port, remote.ip(), remote.port())
+        };
         let free = local_ports.pick(hash, |port| flows.lookup(&tuple(port)).is_some());
         // RFC 6191 3: with timestamps a new connection can take the place of one in TIME-WAIT.
         let chosen = free.or_else(|| {

@@ -11,6 +11,7 @@ use bywash_wire::{DropReason, Tuple};
 use bywash_xsk::{Port, Statistics};
 use serde::{Deserialize, Serialize};
 
+use crate::host::VlanDevice;
 use crate::pools::Pool;
 use crate::shard::Core;
 pub use sender::SenderReport;
@@ -98,6 +99,9 @@ pub struct ConnectionReport {
     pub local: SocketAddr,
     /// The peer's address and port.
     pub remote: SocketAddr,
+    /// The VLAN in which its segments come, as in `5`, `s5` or `s5.7`; `None`: untagged.
+    #[serde(default)]
+    pub vlan: Option<String>,
     /// State in the spelling of RFC 9293: `ESTABLISHED`, `FIN-WAIT-1`, ..
     pub state: String,
     /// RX ring of its own, if it has one.
@@ -242,8 +246,11 @@ pub struct EngineReport {
     pub pid: u32,
     /// Interface name.
     pub device: String,
-    /// Addresses of the device now.
+    /// Addresses that are served now: the device's and those in its VLANs.
     pub addresses: Vec<IpAddr>,
+    /// The VLANs that are served, as far as they are there now.
+    #[serde(default)]
+    pub vlans: Vec<VlanReport>,
     /// `up` or `down`: whether the device is up and has carrier.
     pub link: String,
     /// MTU of the device now, bytes.
@@ -271,6 +278,37 @@ pub struct EngineReport {
     pub shards: Vec<ShardReport>,
     /// Counters of the demultiplexer by name.
     pub xdp: BTreeMap<String, u64>,
+}
+
+/// A VLAN of an engine's device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VlanReport {
+    /// Its tags: `5`, `s5` or `s5.7`.
+    pub vlan: String,
+    /// The interface that has its addresses.
+    pub device: String,
+    /// `up` or `down`.
+    pub link: String,
+    /// Bytes of IP packet that its frames carry.
+    pub mtu: u16,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl From<&VlanDevice> for VlanReport {
+    fn from(one: &VlanDevice) -> Self {
+        Self {
+            vlan: one.vlan.to_string(),
+            device: one.name.clone(),
+            link: match one.up && one.carrier {
+                true => "up",
+                false => "down",
+            }
+            .to_owned(),
+            mtu: one.mtu,
+            addresses: one.addresses.clone(),
+        }
+    }
 }
 
 impl<P: Port> Core<P> {
@@ -426,6 +464,7 @@ fn connection(conn: &crate::shard::Conn, now: Instant) -> ConnectionReport {
     ConnectionReport {
         local,
         remote,
+        vlan: conn.tcp.tuple().vlan.map(|vlan| vlan.to_string()),
         state: info.state.to_string(),
         pool: conn.pool.map(u32::from),
         rtt_us: info.rtt_ns / 1000,

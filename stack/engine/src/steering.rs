@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use bywash_wire::Tuple;
+use bywash_wire::{Tuple, VlanId};
 use bywash_xdp::{Demux, FlowKey, FlowValue, Vlan, slot};
 
 use crate::host::PortReservations;
@@ -131,24 +131,26 @@ impl DemuxSteering {
     }
 
     fn key(tuple: &Tuple) -> FlowKey {
-        let vlan = tuple
-            .vlan
-            .map(|vlan| match (vlan.is_service(), vlan.inner()) {
-                (false, _) => Vlan::Customer(vlan.raw()),
-                (true, None) => Vlan::Service(vlan.raw()),
-                (true, Some(customer)) => Vlan::Stacked {
-                    service: vlan.raw(),
-                    customer,
-                },
-            });
         FlowKey::new(
             tuple.local,
             tuple.local_port,
             tuple.remote,
             tuple.remote_port,
-            vlan,
+            tuple.vlan.map(demultiplexed),
             tuple.protocol,
         )
+    }
+}
+
+/// A VLAN as the demultiplexer names it.
+pub(crate) fn demultiplexed(vlan: VlanId) -> Vlan {
+    match (vlan.is_service(), vlan.inner()) {
+        (false, _) => Vlan::Customer(vlan.raw()),
+        (true, None) => Vlan::Service(vlan.raw()),
+        (true, Some(customer)) => Vlan::Stacked {
+            service: vlan.raw(),
+            customer,
+        },
     }
 }
 

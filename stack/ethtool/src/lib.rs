@@ -118,6 +118,19 @@ pub struct Queues<E> {
     ethtool: E,
 }
 
+/// Whether the device takes VLAN tags out of the frames that it receives, of 802.1Q at least (`rx-vlan-offload`).
+///
+/// # Errors
+/// The kernel's; a device without offloads to set says that it has none.
+pub fn rx_vlan_offload(ethtool: &mut impl Ethtool) -> io::Result<bool> {
+    let mut request = Request::flags();
+    match ethtool.call(&mut request) {
+        Ok(()) => Ok(request.value() & wire::FLAG_RX_VLAN != 0),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 const RULES: &str = "steer flows by ntuple rules";
 const INDIRECTION: &str = "spread flows by RSS indirection";
 const NTUPLE_OFF: &str = "; if it has them switched off: ethtool -K <device> ntuple on";

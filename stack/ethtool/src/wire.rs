@@ -7,12 +7,14 @@
 //! values for TCP/IPv4    0 source  4 destination  8 source port  10 destination port        (network order)
 //! values for TCP/IPv6    0 source 16 destination 32 source port  34 destination port
 //! ethtool_rxfh_indir     0 cmd  4 size  8 queue of each entry
+//! ethtool_value          0 cmd  4 data
 //! ```
 
 use std::net::IpAddr;
 
 use crate::Match;
 
+const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_GRXCLSRLCNT: u32 = 0x2e;
 const ETHTOOL_GRXCLSRLALL: u32 = 0x30;
 const ETHTOOL_SRXCLSRLDEL: u32 = 0x31;
@@ -25,6 +27,9 @@ const TCP_V6_FLOW: u32 = 0x05;
 
 /// In `data` of the count: the driver chooses places by itself.
 const RX_CLS_LOC_SPECIAL: u64 = 0x8000_0000;
+
+/// `ETH_FLAG_RXVLAN`: VLAN tags are taken out of received frames.
+pub(crate) const FLAG_RX_VLAN: u32 = 1 << 8;
 
 /// `sizeof(struct ethtool_rxnfc)`.
 const RXNFC_LEN: usize = 192;
@@ -116,6 +121,16 @@ impl Request {
         };
         request.put(0, command);
         request
+    }
+
+    /// `ETHTOOL_GFLAGS`, whose answer is a `struct ethtool_value`.
+    pub(crate) fn flags() -> Self {
+        Self::rxnfc(ETHTOOL_GFLAGS, 8)
+    }
+
+    /// What a `struct ethtool_value` says.
+    pub(crate) fn value(&self) -> u32 {
+        self.take(4)
     }
 
     /// `ETHTOOL_GRXCLSRLCNT`

@@ -73,4 +73,4 @@ pub use options::{Options, SackBlocks, Timestamps};
 pub use seq::SeqNumber;
 pub use tcp::{Flags, Segment};
 pub use tuple::{PROTOCOL_TCP, Tuple};
-pub use vlan::VlanId;
+pub use vlan::{ParseVlanError, VlanId};

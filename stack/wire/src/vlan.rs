@@ -2,13 +2,14 @@
 
 use core::fmt;
 use core::num::NonZeroU16;
+use core::str::FromStr;
 
 /// The VLAN that a frame's tags name: an 802.1Q customer tag, an 802.1ad service tag, or a customer tag inside a service tag
 /// ("QinQ"). Identifiers are 1..=4094.
 ///
 /// The kind is part of the identity: VLAN 5 of customer tags and VLAN 5 of service tags are two networks, and an answer
 /// must carry the tags that the question carried. Priority and drop eligibility are not kept. Four bytes, as is its `Option`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VlanId {
     /// Identifier of the outer tag, and above it whether that is a service tag.
     outer: NonZeroU16,
@@ -91,6 +92,43 @@ impl fmt::Display for VlanId {
     }
 }
 
+/// A text that names no VLAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParseVlanError;
+
+impl fmt::Display for ParseVlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "a VLAN is 5 (802.1Q), s5 (802.1ad), or s5.7 (the one in the other), of 1 to 4094",
+        )
+    }
+}
+
+impl core::error::Error for ParseVlanError {}
+
+/// As it is shown.
+impl FromStr for VlanId {
+    type Err = ParseVlanError;
+
+    fn from_str(text: &str) -> Result<Self, ParseVlanError> {
+        // `u16` takes a sign, which no identifier has.
+        let id = |text: &str| match text.starts_with('+') {
+            true => None,
+            false => text.parse().ok(),
+        };
+        let vlan = match text.strip_prefix('s') {
+            None => id(text).and_then(Self::new),
+            Some(tags) => match tags.split_once('.') {
+                None => id(tags).and_then(Self::new).map(Self::service),
+                Some((service, customer)) => id(service)
+                    .zip(id(customer))
+                    .and_then(|(service, customer)| Self::stacked(service, customer)),
+            },
+        };
+        vlan.ok_or(ParseVlanError)
+    }
+}
+
 impl fmt::Debug for VlanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -110,6 +148,20 @@ mod tests {
         );
         assert_eq!(VlanId::new(1).unwrap().raw(), 1);
         assert_eq!(VlanId::new(4094).unwrap().raw(), 4094);
+    }
+
+    #[test]
+    fn what_is_shown_is_read() {
+        extern crate std;
+        for text in ["5", "s5", "s5.7", "4094", "s4094.4094"] {
+            let vlan: VlanId = text.parse().unwrap();
+            assert_eq!(std::format!("{vlan}"), text);
+        }
+        for text in [
+            "", "0", "4095", "s", "s0", "5.7", "s5.", "s5.0", "+5", "-5", "s5.7.9", "eth1.5",
+        ] {
+            assert!(text.parse::<VlanId>().is_err(), "{text}");
+        }
     }
 
     #[test]

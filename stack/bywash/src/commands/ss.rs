@@ -70,6 +70,18 @@ fn engine(out: &mut impl Write, report: &EngineReport, args: &SsArgs) -> io::Res
             .as_ref()
             .map_or_else(String::new, |why| format!(", native XDP refused: {why}")),
     )?;
+    for vlan in &report.vlans {
+        let addresses: Vec<String> = vlan.addresses.iter().map(ToString::to_string).collect();
+        writeln!(
+            out,
+            "  vlan {} ({}, {}): link {}, MTU {}",
+            vlan.vlan,
+            vlan.device,
+            addresses.join(" "),
+            vlan.link,
+            vlan.mtu,
+        )?;
+    }
     watchdog(out, report.watchdog.as_ref())?;
     counters(out, "  demux", report.xdp.iter())?;
     for one in &report.shards {
@@ -200,6 +212,10 @@ fn pools(out: &mut impl Write, shard: &ShardReport) -> io::Result<()> {
 }
 
 fn connection(out: &mut impl Write, conn: &ConnectionReport) -> io::Result<()> {
+    let local = match &conn.vlan {
+        None => conn.local.to_string(),
+        Some(vlan) => format!("{} vlan {vlan}", conn.local),
+    };
     let pool = conn
         .pool
         .map_or_else(|| "-".to_owned(), |pool| pool.to_string());
@@ -207,7 +223,7 @@ fn connection(out: &mut impl Write, conn: &ConnectionReport) -> io::Result<()> {
         out,
         "    {:<11} {:<28} {:<28} {pool:>5} {:>8} {:>9} {:>9} {:>9} {:>6} {:>9} {:>9} {:<5} {}",
         conn.state,
-        conn.local.to_string(),
+        local,
         conn.remote.to_string(),
         format!("{} us", conn.rtt_us),
         size(u64::from(conn.cwnd)),

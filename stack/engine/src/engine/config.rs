@@ -12,7 +12,9 @@ use bywash_xsk::{BindMode, BusyPoll, BusyPollConfig, Mode, PoolClass, TxChecksum
 use crate::config::ShardConfig;
 use crate::host::control::ControlError;
 use crate::host::cores::CoreError;
-use crate::host::{DeviceError, HostError, LockError, NapiError, QueueSteering};
+use crate::host::{
+    DeviceError, HostError, LockError, NapiError, QueueSteering, VlanChoice, VlanDevice,
+};
 
 /// How long an engine may stand still before its program is detached: far above any turn, and the
 /// first retransmissions of its peers still find it back.
@@ -23,6 +25,8 @@ const WATCHDOG: Duration = Duration::from_secs(5);
 pub struct EngineConfig {
     /// Interface name in the calling thread's network namespace.
     pub device: String,
+    /// VLANs on it that are served beside untagged frames.
+    pub vlans: VlanChoice,
     /// Shards: one for each of the device's queues `0..shards`.
     pub shards: u32,
     /// Cores to pin them to; `None`: the highest-numbered ones that this process may use.
@@ -66,6 +70,7 @@ impl EngineConfig {
     pub fn new(device: impl Into<String>) -> Self {
         Self {
             device: device.into(),
+            vlans: VlanChoice::None,
             shards: 1,
             cores: None,
             mode: BindMode::Auto,
@@ -92,6 +97,8 @@ pub struct EngineDescription {
     pub device: String,
     /// The device's own addresses at the start.
     pub addresses: Vec<IpAddr>,
+    /// The VLANs on it that are served, at the start.
+    pub vlans: Vec<VlanDevice>,
     /// Driver, if known.
     pub driver: Option<String>,
     /// Copy or zero copy, read back from the kernel.
@@ -177,6 +184,15 @@ pub enum StartError {
         mtu: u16,
         /// The largest that fits.
         most: u32,
+    },
+    /// The NIC takes the tags out of received frames before XDP sees them.
+    #[error(
+        "{device} takes VLAN tags out of the frames that it receives, so that XDP cannot tell VLANs apart: \
+         ethtool -K {device} rxvlan off (and rx-vlan-stag-hw-parse off for 802.1ad)"
+    )]
+    TagsStripped {
+        /// The device.
+        device: String,
     },
     /// No shard at all.
     #[error("an engine has at least one shard")]

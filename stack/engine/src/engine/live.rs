@@ -5,6 +5,7 @@
 //! | address added or removed | the demultiplexer takes it, or leaves it to the kernel; connections of a removed one are kept, as Linux keeps them: they go on if it comes back, and time out if not |
 //! | link down, up | connections are kept; their segments wait or are lost, and are sent again |
 //! | MTU | segments of all connections shrink with it; new connections grow with it, as far as a frame holds it |
+//! | VLANs on the device | their tags are ours as far as they are wanted and there |
 //! | MAC address | paths follow by themselves |
 //! | device gone | the engine ends, with an error that says so |
 
@@ -17,7 +18,8 @@ use bywash_xdp::{Demux, DemuxError};
 
 use super::Shared;
 use crate::directory::{ControlMessage, Directory};
-use crate::host::{Device, HostEvent};
+use crate::host::{Device, HostEvent, VlanDevice};
+use crate::steering::demultiplexed;
 
 /// What `ss` shows of the device.
 #[derive(Clone, Debug)]
@@ -26,6 +28,7 @@ pub(crate) struct Live {
     pub(crate) mtu: u16,
     pub(crate) mac: MacAddr,
     pub(crate) running: bool,
+    pub(crate) vlans: Vec<VlanDevice>,
 }
 
 /// The device's present state; the host thread writes it, the control socket reads it.
@@ -35,10 +38,11 @@ pub(crate) struct LiveDevice(Mutex<Live>);
 impl LiveDevice {
     pub(super) fn new(device: &Device) -> Self {
         Self(Mutex::new(Live {
-            addresses: device.addresses.iter().copied().collect(),
+            addresses: device.served(),
             mtu: device.mtu,
             mac: device.mac,
             running: device.carrier,
+            vlans: device.vlans.clone(),
         }))
     }
 
@@ -75,6 +79,13 @@ impl Follower {
                 tracing::warn!(device, %address, "an address is gone: its connections wait for it, and time out without it");
                 self.live.lock().addresses.remove(&address);
                 self.demultiplex(|demux| demux.remove_address(address));
+            }
+            HostEvent::Vlans(vlans) => {
+                let shown: Vec<String> = vlans.iter().map(ToString::to_string).collect();
+                tracing::warn!(device, vlans = shown.join(", "), "the VLANs changed");
+                let tags: Vec<_> = vlans.iter().map(|one| demultiplexed(one.vlan)).collect();
+                self.live.lock().vlans = vlans;
+                self.demultiplex(|demux| demux.set_vlans(&tags));
             }
             HostEvent::LinkUp => {
                 tracing::warn!(device, "the link is up again");
@@ -115,7 +126,7 @@ impl Follower {
         if let Some(demux) = self.demux.upgrade()
             && let Err(error) = change(&demux)
         {
-            tracing::error!(%error, "the demultiplexer does not follow the device's addresses");
+            tracing::error!(%error, "the demultiplexer does not follow the device's addresses and VLANs");
         }
     }
 

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use bywash_wire::MacAddr;
+use bywash_wire::{MacAddr, VlanId};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
@@ -21,6 +21,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::netlink::{NetlinkError, Requests};
+use super::vlans::{self, VlanChoice, VlanDevice};
 
 /// Longest name of an interface without the closing zero (`IFNAMSIZ` - 1).
 const NAME_MAX: usize = 15;
@@ -57,6 +58,47 @@ pub enum DeviceError {
     NoAddress {
         /// The interface.
         name: String,
+    },
+    /// No VLAN device of the kernel on the interface has these tags.
+    #[error(
+        "there is no VLAN device for vlan {vlan} on {name} (there are: {existing}): {remedy}, and give it an address; \
+         or name the interface that has the VLAN's addresses: --vlan {vlan}=INTERFACE"
+    )]
+    NoVlan {
+        /// The interface.
+        name: String,
+        /// The tags asked for.
+        vlan: VlanId,
+        /// VLAN devices that there are, comma-separated.
+        existing: String,
+        /// The commands that make one.
+        remedy: String,
+    },
+    /// The interface named for a VLAN does not exist.
+    #[error("there is no interface {device} for vlan {vlan} in this network namespace")]
+    NoVlanDevice {
+        /// The tags.
+        vlan: VlanId,
+        /// The interface asked for.
+        device: String,
+    },
+    /// The interface named for a VLAN is the engine's own, which is untagged.
+    #[error(
+        "vlan {vlan} cannot be {name} itself, whose frames carry no tag: name the interface that has the VLAN's addresses"
+    )]
+    VlanIsBase {
+        /// The interface.
+        name: String,
+        /// The tags.
+        vlan: VlanId,
+    },
+    /// Two VLANs of one interface, or two interfaces of one VLAN.
+    #[error("{first} and {second}: a VLAN has one interface, and an interface one VLAN")]
+    VlanTwice {
+        /// One of them.
+        first: String,
+        /// The other.
+        second: String,
     },
     /// A receive queue that the device does not have.
     #[error(
@@ -107,15 +149,27 @@ pub struct Device {
     pub rx_queues: u32,
     /// Own unicast addresses, IPv4 first, IPv6 link-local ones included, tentative ones left out.
     pub addresses: Vec<IpAddr>,
+    /// Which VLANs on it are wanted.
+    pub wanted_vlans: VlanChoice,
+    /// Those that are there.
+    pub vlans: Vec<VlanDevice>,
 }
 
 impl Device {
-    /// Looks up an interface of the calling thread's network namespace and checks that an engine
-    /// can use it.
+    /// As [`open_with`](Self::open_with), for untagged frames only.
     ///
     /// # Errors
     /// See [`DeviceError`]; each names its remedy.
     pub fn open(name: &str) -> Result<Self, DeviceError> {
+        Self::open_with(name, &VlanChoice::None)
+    }
+
+    /// Looks up an interface of the calling thread's network namespace, with the VLANs on it that are
+    /// wanted, and checks that an engine can use it.
+    ///
+    /// # Errors
+    /// See [`DeviceError`]; each names its remedy.
+    pub fn open_with(name: &str, wanted_vlans: &VlanChoice) -> Result<Self, DeviceError> {
         let failed = |error| DeviceError::Netlink {
             name: name.to_owned(),
             error,
@@ -140,7 +194,10 @@ impl Device {
             .map_err(failed)?
             .into_iter()
             .collect();
-        if addresses.is_empty() {
+        let found = vlans::look(&mut requests, ifindex, wanted_vlans).map_err(failed)?;
+        vlans::check(name, &found, wanted_vlans)?;
+        // A trunk may have addresses in its VLANs alone.
+        if addresses.is_empty() && found.vlans.iter().all(|vlan| vlan.addresses.is_empty()) {
             return Err(DeviceError::NoAddress {
                 name: name.to_owned(),
             });
@@ -157,7 +214,16 @@ impl Device {
             ifindex,
             kind,
             addresses,
+            wanted_vlans: wanted_vlans.clone(),
+            vlans: found.vlans,
         })
+    }
+
+    /// All addresses that an engine serves: its own, and those in its VLANs.
+    #[must_use]
+    pub fn served(&self) -> BTreeSet<IpAddr> {
+        let tagged = self.vlans.iter().flat_map(|vlan| &vlan.addresses);
+        self.addresses.iter().chain(tagged).copied().collect()
     }
 
     /// `<namespace inode>-<interface index>`: names this device on this host for as long as it
@@ -222,7 +288,7 @@ fn find(requests: &mut Requests, name: &str) -> Result<LinkMessage, DeviceError>
     })
 }
 
-fn links(answers: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = LinkMessage> {
+pub(super) fn links(answers: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = LinkMessage> {
     answers.into_iter().filter_map(|answer| match answer {
         RouteNetlinkMessage::NewLink(link) => Some(link),
         _ => None,

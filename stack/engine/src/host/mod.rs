@@ -18,6 +18,7 @@
 //! kernel's own decision and listens for changes; it never decides where a packet goes by itself.
 //!
 //! - [`device`]: the network device that an engine drives, as it is at the start.
+//! - [`vlans`]: the VLANs on it that are served too.
 //! - [`lock`]: one engine per device; the directory `/run/bywash/<key>/`.
 //! - [`path`]: what a shard needs to address a frame, and the trait by which it asks.
 //! - [`thread`]: the host thread; [`kernel_routes`]: a shard's end of it. Its parts: `resolver` (what
@@ -40,6 +41,7 @@ pub mod path;
 pub mod ports;
 pub mod queues;
 pub mod thread;
+pub mod vlans;
 
 mod monitor;
 mod neighbours;
@@ -55,3 +57,4 @@ pub use path::{Path, Resolution, Routes, StaticRoutes, Unreachable};
 pub use ports::{PortError, PortReservations, RangeReport};
 pub use queues::QueueSteering;
 pub use thread::{Host, HostError, HostEvent};
+pub use vlans::{VlanChoice, VlanDevice, WantedVlan};

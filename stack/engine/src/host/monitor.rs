@@ -5,7 +5,6 @@
 //! announcement is healed by asking for everything again ([`Change::Lost`]).
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::NetlinkPayload;
@@ -15,7 +14,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::device::LinkState;
-use super::neighbours::{Finding, finding};
+use super::neighbours::{Finding, Hop, finding};
 use super::netlink::{NetlinkError, messages};
 
 // Multicast groups, <linux/rtnetlink.h>. Bit n-1 of the mask joins group n.
@@ -51,10 +50,12 @@ pub(super) enum Change {
     LinkGone,
     /// Addresses of our link changed.
     Addresses,
+    /// Another link, or its addresses changed: it may be a VLAN's on ours.
+    Elsewhere,
     /// Routes or rules changed, of whatever link.
     Routes,
-    /// A neighbour entry of our link.
-    Neighbour(IpAddr, Finding),
+    /// A neighbour entry, of whatever link.
+    Neighbour(Hop, Finding),
     /// Announcements were lost or not understood.
     Lost,
 }
@@ -124,19 +125,25 @@ impl Monitor {
             RouteNetlinkMessage::DelLink(link) if link.header.index == self.ifindex => {
                 Some(Change::LinkGone)
             }
-            RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message)
-                if message.header.index == self.ifindex =>
-            {
-                Some(Change::Addresses)
+            RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => {
+                Some(Change::Elsewhere)
+            }
+            RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message) => {
+                Some(match message.header.index == self.ifindex {
+                    true => Change::Addresses,
+                    false => Change::Elsewhere,
+                })
             }
             RouteNetlinkMessage::NewRoute(_)
             | RouteNetlinkMessage::DelRoute(_)
             | RouteNetlinkMessage::NewRule(_)
             | RouteNetlinkMessage::DelRule(_) => Some(Change::Routes),
-            RouteNetlinkMessage::NewNeighbour(message) => finding(message, self.ifindex)
-                .map(|(address, finding)| Change::Neighbour(address, finding)),
-            RouteNetlinkMessage::DelNeighbour(message) => finding(message, self.ifindex)
-                .map(|(address, _)| Change::Neighbour(address, Finding::Absent)),
+            RouteNetlinkMessage::NewNeighbour(message) => {
+                finding(message).map(|(hop, finding)| Change::Neighbour(hop, finding))
+            }
+            RouteNetlinkMessage::DelNeighbour(message) => {
+                finding(message).map(|(hop, _)| Change::Neighbour(hop, Finding::Absent))
+            }
             _ => None,
         }
     }

@@ -207,11 +207,20 @@ fn trying(now: Instant) -> State {
     }
 }
 
-/// The next hop that a message of the kernel is about, on interface `ifindex`, and what it says.
-pub(super) fn finding(message: &NeighbourMessage, ifindex: u32) -> Option<(IpAddr, Finding)> {
-    if message.header.ifindex != ifindex || message.header.flags.contains(NeighbourFlags::Proxy) {
+/// A next hop: the same address may be one in each VLAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Hop {
+    /// The interface that the kernel has it on.
+    pub(super) ifindex: u32,
+    pub(super) address: IpAddr,
+}
+
+/// The next hop that a message of the kernel is about, and what it says.
+pub(super) fn finding(message: &NeighbourMessage) -> Option<(Hop, Finding)> {
+    if message.header.flags.contains(NeighbourFlags::Proxy) {
         return None;
     }
+    let ifindex = message.header.ifindex;
     let mut address = None;
     let mut mac = None;
     for attribute in &message.attributes {
@@ -241,10 +250,10 @@ pub(super) fn finding(message: &NeighbourMessage, ifindex: u32) -> Option<(IpAdd
         _ => Finding::Absent,
     };
     // Bridge forwarding entries come in the same messages and have no IP address.
-    address.map(|address| (address, finding))
+    address.map(|address| (Hop { ifindex, address }, finding))
 }
 
-fn question(ifindex: u32, address: IpAddr) -> NeighbourMessage {
+fn question(Hop { ifindex, address }: Hop) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = if address.is_ipv4() {
         AddressFamily::Inet
@@ -259,31 +268,25 @@ fn question(ifindex: u32, address: IpAddr) -> NeighbourMessage {
 }
 
 /// Reads the kernel's entry for a next hop.
-pub(super) fn ask(
-    requests: &mut Requests,
-    ifindex: u32,
-    address: IpAddr,
-) -> Result<Finding, NetlinkError> {
-    let message = RouteNetlinkMessage::GetNeighbour(question(ifindex, address));
+pub(super) fn ask(requests: &mut Requests, hop: Hop) -> Result<Finding, NetlinkError> {
+    let message = RouteNetlinkMessage::GetNeighbour(question(hop));
     let answers = match requests.ask(message, 0) {
         Ok(answers) => answers,
         Err(NetlinkError::Kernel(Errno::ENOENT)) => return Ok(Finding::Absent),
         Err(error) => return Err(error),
     };
     let found = answers.iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewNeighbour(message) => finding(message, ifindex),
+        RouteNetlinkMessage::NewNeighbour(message) => finding(message),
         _ => None,
     });
-    Ok(found.map_or(Finding::Absent, |(_, finding)| finding))
+    Ok(found
+        .filter(|(about, _)| *about == hop)
+        .map_or(Finding::Absent, |(_, finding)| finding))
 }
 
 /// Makes the kernel resolve a next hop, or probe it if the entry is stale.
-pub(super) fn make_use(
-    requests: &mut Requests,
-    ifindex: u32,
-    address: IpAddr,
-) -> Result<(), NetlinkError> {
-    let mut message = question(ifindex, address);
+pub(super) fn make_use(requests: &mut Requests, hop: Hop) -> Result<(), NetlinkError> {
+    let mut message = question(hop);
     message.header.flags = NeighbourFlags::Use;
     requests
         .ask(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE)
@@ -292,12 +295,18 @@ pub(super) fn make_use(
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 7]);
+    const HOP: Hop = Hop {
+        ifindex: 3,
+        address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
+    };
 
     fn message(state: NeighbourState, mac: Option<Vec<u8>>) -> NeighbourMessage {
-        let mut message = question(3, "192.0.2.7".parse().unwrap());
+        let mut message = question(HOP);
         message.header.state = state;
         message
             .attributes
@@ -335,25 +344,20 @@ mod tests {
                 Finding::Absent,
             ),
         ] {
-            let found = finding(&message(state, mac), 3);
-            assert_eq!(
-                found,
-                Some(("192.0.2.7".parse().unwrap(), expected)),
-                "{state:?}"
-            );
+            let found = finding(&message(state, mac));
+            assert_eq!(found, Some((HOP, expected)), "{state:?}");
         }
     }
 
     #[test]
-    fn other_interfaces_proxies_and_bridge_entries_are_not_next_hops() {
+    fn proxies_and_bridge_entries_are_not_next_hops() {
         let entry = message(NeighbourState::Reachable, Some(MAC.0.to_vec()));
-        assert_eq!(finding(&entry, 4), None);
         let mut proxy = entry.clone();
         proxy.header.flags = NeighbourFlags::Proxy;
-        assert_eq!(finding(&proxy, 3), None);
+        assert_eq!(finding(&proxy), None);
         let mut bridge = entry;
         bridge.attributes.remove(0);
-        assert_eq!(finding(&bridge, 3), None);
+        assert_eq!(finding(&bridge), None);
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub struct Path {
     pub source_mac: MacAddr,
     /// MAC address of the next hop: the remote itself on the link, else the gateway.
     pub destination_mac: MacAddr,
-    /// VLAN tag to put on frames; always `None` so far.
+    /// The VLAN that the kernel's route leads into; `None`: frames carry no tag.
     pub vlan: Option<VlanId>,
     /// Bytes of IP packet that fit: the device's MTU, or the route's `mtu` metric if smaller.
     pub mtu: u16,
@@ -40,7 +40,9 @@ pub enum Unreachable {
     #[error("no route to the host: see `ip route get` (kernel: {0})")]
     NoRoute(Arc<str>),
     /// The kernel would send through a device that is not this engine's.
-    #[error("the route leaves through {name}, not through this engine's device")]
+    #[error(
+        "the route leaves through {name}, not through this engine's device (if {name} is in a VLAN on it: --vlan)"
+    )]
     OtherDevice {
         /// Name of that device, or `#<index>` if it has none.
         name: Arc<str>,
@@ -101,7 +103,7 @@ pub trait Routes {
     /// a turn; costs one atomic load when nothing happened.
     fn poll(&mut self, changed: &mut Vec<IpAddr>);
 
-    /// The addresses of our device, IPv6 link-local ones included, as of the last `poll`.
+    /// The addresses of our device, IPv6 link-local ones included, and those in its VLANs, as of the last `poll`.
     fn sources(&self) -> &[IpAddr];
 }
 

@@ -10,20 +10,24 @@
 //! worked out anew, and shards hear of it only if it differs from what they were told last.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::device::{Device, LinkState, addresses};
+mod networks;
+
+use self::networks::by_index;
+use super::device::{Device, LinkState};
 use super::kernel_routes::Update;
 use super::monitor::Change;
-use super::neighbours::{self, Answer, BELIEF, Duty, Finding, Neighbour};
+use super::neighbours::{self, Answer, BELIEF, Duty, Finding, Hop, Neighbour};
 use super::netlink::{NetlinkError, Requests};
 use super::path::{Path, Resolution, Unreachable};
 use super::routes::{Decision, decide};
 use super::thread::HostEvent;
+use super::vlans::{VlanChoice, VlanDevice};
 
 /// Remotes followed at a time. Beyond it everything is forgotten and those in use are asked for
 /// again, at about 20 us each. 262144 entries take some 60 MB.
@@ -66,10 +70,12 @@ struct Remote {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
-    Neighbour(IpAddr),
+    Neighbour(Hop),
     /// Forget a remote without a route.
     Remote(IpAddr),
     Reroute,
+    /// Look at the VLANs again.
+    Vlans,
     Resync,
     Sweep,
 }
@@ -79,13 +85,20 @@ pub(super) struct Resolver {
     ifindex: u32,
     link: LinkState,
     requests: Requests,
+    /// Of the device itself.
+    addresses: BTreeSet<IpAddr>,
+    wanted_vlans: VlanChoice,
+    /// By interface index.
+    vlans: BTreeMap<u32, VlanDevice>,
+    /// The device's addresses and those in its VLANs, as they were told.
     sources: BTreeSet<IpAddr>,
     remotes: HashMap<IpAddr, Remote>,
-    neighbours: HashMap<IpAddr, Neighbour>,
+    neighbours: HashMap<Hop, Neighbour>,
     /// Earliest first. An entry whose subject has moved on is passed over when it comes up.
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     gone: bool,
     rerouting: bool,
+    looking_at_vlans: bool,
     to_reroute: Vec<IpAddr>,
     /// For the shards; taken by the owner.
     pub(super) updates: Vec<Update>,
@@ -95,54 +108,44 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
+    /// With what `device` was when it was looked up, and `link` and `addresses` as they are now: what differs is reported.
     pub(super) fn new(
-        ifindex: u32,
+        device: &Device,
         link: LinkState,
-        sources: BTreeSet<IpAddr>,
+        addresses: BTreeSet<IpAddr>,
         requests: Requests,
-    ) -> Self {
+    ) -> Result<Self, NetlinkError> {
         let mut resolver = Self {
-            ifindex,
-            link,
-            requests,
-            sources,
-            remotes: HashMap::new(),
-            neighbours: HashMap::new(),
-            timers: BinaryHeap::new(),
-            gone: false,
-            rerouting: false,
-            to_reroute: Vec::new(),
-            updates: Vec::new(),
-            events: Vec::new(),
-            counts: Counts::default(),
-        };
-        resolver.set_timer(Instant::now() + SWEEP, Timer::Sweep);
-        resolver
-    }
-
-    /// Reports what has changed since `device` was looked up.
-    pub(super) fn compare_with(&mut self, device: &Device) {
-        let now = std::mem::replace(
-            &mut self.link,
-            LinkState {
+            ifindex: device.ifindex,
+            link: LinkState {
                 up: true,
                 carrier: device.carrier,
                 mtu: device.mtu,
                 mac: device.mac,
             },
-        );
-        self.on_link(Some(now), Instant::now());
-        let found = std::mem::replace(
-            &mut self.sources,
-            device.addresses.iter().copied().collect(),
-        );
-        self.take_addresses(found);
-        self.updates.push(Update::Sources(self.sources()));
-    }
-
-    /// Own addresses now.
-    pub(super) fn sources(&self) -> Arc<[IpAddr]> {
-        self.sources.iter().copied().collect()
+            requests,
+            addresses,
+            wanted_vlans: device.wanted_vlans.clone(),
+            vlans: by_index(device.vlans.clone()),
+            sources: device.served(),
+            remotes: HashMap::new(),
+            neighbours: HashMap::new(),
+            timers: BinaryHeap::new(),
+            gone: false,
+            rerouting: false,
+            looking_at_vlans: false,
+            to_reroute: Vec::new(),
+            updates: Vec::new(),
+            events: Vec::new(),
+            counts: Counts::default(),
+        };
+        let now = Instant::now();
+        resolver.set_timer(now + SWEEP, Timer::Sweep);
+        resolver.on_link(Some(link), now);
+        resolver.read_vlans(now)?;
+        resolver.tell_addresses();
+        resolver.updates.push(Update::Sources(resolver.sources()));
+        Ok(resolver)
     }
 
     /// A shard asks. What is known already is the return value, for that shard alone.
@@ -199,8 +202,9 @@ impl Resolver {
                 self.read_addresses()?;
                 self.reroute_soon(now);
             }
+            Change::Elsewhere => self.look_at_vlans_soon(now),
             Change::Routes => self.reroute_soon(now),
-            Change::Neighbour(address, finding) => self.on_finding(address, finding, now),
+            Change::Neighbour(hop, finding) => self.on_finding(hop, finding, now),
             Change::Lost => {
                 self.counts.announcements_lost += 1;
                 self.resync(now)?;
@@ -215,8 +219,9 @@ impl Resolver {
         self.on_link(link, now);
         if link.is_some() {
             self.read_addresses()?;
+            self.read_vlans(now)?;
         }
-        let hops: Vec<IpAddr> = self.neighbours.keys().copied().collect();
+        let hops: Vec<Hop> = self.neighbours.keys().copied().collect();
         for hop in hops {
             self.read_neighbour(hop, now);
         }
@@ -245,6 +250,14 @@ impl Resolver {
                 Timer::Reroute => {
                     self.rerouting = false;
                     self.to_reroute = self.remotes.keys().copied().collect();
+                }
+                Timer::Vlans => {
+                    self.looking_at_vlans = false;
+                    if let Err(error) = self.read_vlans(now) {
+                        self.counts.failed_queries += 1;
+                        tracing::warn!("the device's VLANs are read again soon: {error}");
+                        self.look_at_vlans_soon(now);
+                    }
                 }
                 Timer::Resync => {
                     if let Err(error) = self.resync(now) {
@@ -287,7 +300,14 @@ impl Resolver {
     /// The kernel's decision; a failing question is a decision too, and soon forgotten.
     fn decide(&mut self, remote: IpAddr) -> Decision {
         self.counts.route_queries += 1;
-        decide(&mut self.requests, self.ifindex, remote).unwrap_or_else(|error| {
+        let Self {
+            requests,
+            vlans,
+            ifindex,
+            ..
+        } = self;
+        let is_vlan = |index| vlans.contains_key(&index);
+        decide(requests, *ifindex, is_vlan, remote).unwrap_or_else(|error| {
             self.counts.failed_queries += 1;
             Decision::No(Unreachable::Failed(error.to_string().into()))
         })
@@ -314,14 +334,15 @@ impl Resolver {
         match decision {
             Decision::No(_) => self.set_timer(now + BELIEF, Timer::Remote(remote)),
             Decision::Via(via) => {
-                let fresh = !self.neighbours.contains_key(&via.next_hop);
+                let hop = via.hop();
+                let fresh = !self.neighbours.contains_key(&hop);
                 let neighbour = self
                     .neighbours
-                    .entry(via.next_hop)
+                    .entry(hop)
                     .or_insert_with(|| Neighbour::new(now));
                 neighbour.remotes.insert(remote);
                 if fresh && self.link.up {
-                    self.serve_neighbour(via.next_hop, now);
+                    self.serve_neighbour(hop, now);
                 }
             }
         }
@@ -329,11 +350,11 @@ impl Resolver {
 
     fn leave(&mut self, remote: IpAddr, decision: &Decision) {
         if let Decision::Via(via) = decision
-            && let Some(neighbour) = self.neighbours.get_mut(&via.next_hop)
+            && let Some(neighbour) = self.neighbours.get_mut(&via.hop())
         {
             neighbour.remotes.remove(&remote);
             if neighbour.remotes.is_empty() {
-                self.neighbours.remove(&via.next_hop);
+                self.neighbours.remove(&via.hop());
             }
         }
     }
@@ -362,7 +383,7 @@ impl Resolver {
         }
     }
 
-    fn on_neighbour_timer(&mut self, hop: IpAddr, due: Instant, now: Instant) {
+    fn on_neighbour_timer(&mut self, hop: Hop, due: Instant, now: Instant) {
         let Some(neighbour) = self
             .neighbours
             .get_mut(&hop)
@@ -378,7 +399,7 @@ impl Resolver {
     }
 
     /// Does what a next hop is due for.
-    fn serve_neighbour(&mut self, hop: IpAddr, now: Instant) {
+    fn serve_neighbour(&mut self, hop: Hop, now: Instant) {
         let Some(neighbour) = self.neighbours.get_mut(&hop) else {
             return;
         };
@@ -405,7 +426,7 @@ impl Resolver {
         self.schedule(hop);
     }
 
-    fn schedule(&mut self, hop: IpAddr) {
+    fn schedule(&mut self, hop: Hop) {
         let Some(neighbour) = self.neighbours.get_mut(&hop).filter(|_| self.link.up) else {
             return;
         };
@@ -419,9 +440,9 @@ impl Resolver {
     }
 
     /// Reads the kernel's entry; has the kernel resolve it if there is none.
-    fn read_neighbour(&mut self, hop: IpAddr, now: Instant) {
+    fn read_neighbour(&mut self, hop: Hop, now: Instant) {
         self.counts.neighbour_queries += 1;
-        match neighbours::ask(&mut self.requests, self.ifindex, hop) {
+        match neighbours::ask(&mut self.requests, hop) {
             Ok(finding) => {
                 self.on_finding(hop, finding, now);
                 let trying = self
@@ -436,9 +457,9 @@ impl Resolver {
         }
     }
 
-    fn make_use(&mut self, hop: IpAddr, now: Instant) {
+    fn make_use(&mut self, hop: Hop, now: Instant) {
         self.counts.neighbour_uses += 1;
-        match neighbours::make_use(&mut self.requests, self.ifindex, hop) {
+        match neighbours::make_use(&mut self.requests, hop) {
             Ok(()) => {
                 if let Some(neighbour) = self.neighbours.get_mut(&hop) {
                     neighbour.on_used();
@@ -448,9 +469,9 @@ impl Resolver {
         }
     }
 
-    fn on_refusal(&mut self, hop: IpAddr, error: &NetlinkError, now: Instant) {
+    fn on_refusal(&mut self, hop: Hop, error: &NetlinkError, now: Instant) {
         self.counts.failed_queries += 1;
-        tracing::debug!("the kernel does not resolve {hop}: {error}");
+        tracing::debug!("the kernel does not resolve {}: {error}", hop.address);
         if let Some(neighbour) = self.neighbours.get_mut(&hop) {
             neighbour.on_refused(now);
             self.tell_all_over(hop);
@@ -458,7 +479,7 @@ impl Resolver {
         }
     }
 
-    fn on_finding(&mut self, hop: IpAddr, finding: Finding, now: Instant) {
+    fn on_finding(&mut self, hop: Hop, finding: Finding, now: Instant) {
         let Some(neighbour) = self.neighbours.get_mut(&hop) else {
             return;
         };
@@ -469,7 +490,7 @@ impl Resolver {
         }
     }
 
-    fn tell_all_over(&mut self, hop: IpAddr) {
+    fn tell_all_over(&mut self, hop: Hop) {
         let Some(neighbour) = self.neighbours.get(&hop) else {
             return;
         };
@@ -516,9 +537,13 @@ impl Resolver {
             Decision::No(unreachable) => return Resolution::Unreachable(unreachable.clone()),
             Decision::Via(via) => via,
         };
+        // A VLAN that has gone is a link that is down, until the kernel's routes say otherwise.
+        let Some((link, vlan)) = self.network(via.ifindex).filter(|(link, _)| link.up) else {
+            return Resolution::Unreachable(Unreachable::LinkDown);
+        };
         match self
             .neighbours
-            .get(&via.next_hop)
+            .get(&via.hop())
             .map_or(Answer::Trying, Neighbour::answer)
         {
             Answer::Trying => Resolution::Pending,
@@ -527,10 +552,10 @@ impl Resolver {
             }),
             Answer::Mac(destination_mac) => Resolution::Ready(Path {
                 source: via.source,
-                source_mac: self.link.mac,
+                source_mac: link.mac,
                 destination_mac,
-                vlan: None,
-                mtu: via.mtu.map_or(self.link.mtu, |mtu| mtu.min(self.link.mtu)),
+                vlan,
+                mtu: via.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
             }),
         }
     }
@@ -556,43 +581,22 @@ impl Resolver {
         }
         if self.link.mtu != former.mtu {
             self.events.push(HostEvent::MtuChanged(self.link.mtu));
+            self.look_at_vlans_soon(now);
         }
         if self.link.mac != former.mac {
             self.events.push(HostEvent::MacChanged(self.link.mac));
         }
         self.tell_all();
         if self.link.up && !former.up {
-            let hops: Vec<IpAddr> = self.neighbours.keys().copied().collect();
-            for hop in hops {
-                self.schedule(hop);
-            }
+            self.schedule_all();
         }
         self.reroute_soon(now);
     }
 
-    fn read_addresses(&mut self) -> Result<(), NetlinkError> {
-        let found = addresses(&mut self.requests, self.ifindex)?;
-        self.take_addresses(found);
-        Ok(())
-    }
-
-    fn take_addresses(&mut self, found: BTreeSet<IpAddr>) {
-        if found == self.sources {
-            return;
+    fn schedule_all(&mut self) {
+        let hops: Vec<Hop> = self.neighbours.keys().copied().collect();
+        for hop in hops {
+            self.schedule(hop);
         }
-        self.events.extend(
-            self.sources
-                .difference(&found)
-                .copied()
-                .map(HostEvent::AddressRemoved),
-        );
-        self.events.extend(
-            found
-                .difference(&self.sources)
-                .copied()
-                .map(HostEvent::AddressAdded),
-        );
-        self.sources = found;
-        self.updates.push(Update::Sources(self.sources()));
     }
 }

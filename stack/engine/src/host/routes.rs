@@ -21,9 +21,11 @@ pub(super) enum Decision {
     No(Unreachable),
 }
 
-/// A way over our device.
+/// A way over our device, or in a VLAN on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Via {
+    /// The interface: ours, or the VLAN's.
+    pub(super) ifindex: u32,
     /// The gateway, or the remote itself on the link. IPv4 may go by an IPv6 gateway (RFC 5549).
     pub(super) next_hop: IpAddr,
     /// Preferred source address.
@@ -32,13 +34,14 @@ pub(super) struct Via {
     pub(super) mtu: Option<u16>,
 }
 
-/// Asks the kernel where packets to `remote` go.
+/// Asks the kernel where packets to `remote` go. `ifindex` is our device, `is_vlan` knows those of VLANs on it.
 ///
 /// # Errors
 /// Failures of the socket; what the kernel refuses is a [`Decision::No`].
 pub(super) fn decide(
     requests: &mut Requests,
     ifindex: u32,
+    is_vlan: impl Fn(u32) -> bool,
     remote: IpAddr,
 ) -> Result<Decision, NetlinkError> {
     // The kernel says "no route" to 255.255.255.255 if it has no default route.
@@ -70,9 +73,9 @@ pub(super) fn decide(
         )));
     };
     match interpret(&route, remote) {
-        Found::Way { device, via } if device == ifindex => Ok(Decision::Via(via)),
-        Found::Way { device, .. } => Ok(Decision::No(Unreachable::OtherDevice {
-            name: name_of(requests, device)?.into(),
+        Found::Way(via) if via.ifindex == ifindex || is_vlan(via.ifindex) => Ok(Decision::Via(via)),
+        Found::Way(via) => Ok(Decision::No(Unreachable::OtherDevice {
+            name: name_of(requests, via.ifindex)?.into(),
         })),
         Found::No(unreachable) => Ok(Decision::No(unreachable)),
     }
@@ -99,7 +102,7 @@ fn question(ifindex: u32, remote: IpAddr) -> RouteMessage {
 }
 
 enum Found {
-    Way { device: u32, via: Via },
+    Way(Via),
     No(Unreachable),
 }
 
@@ -131,7 +134,7 @@ fn interpret(route: &RouteMessage, remote: IpAddr) -> Found {
             _ => {}
         }
     }
-    let Some(device) = device else {
+    let Some(ifindex) = device else {
         return Found::No(Unreachable::NoRoute("the route names no device".into()));
     };
     let Some(source) = source else {
@@ -139,14 +142,12 @@ fn interpret(route: &RouteMessage, remote: IpAddr) -> Found {
             "no source address of the remote's family".into(),
         ));
     };
-    Found::Way {
-        device,
-        via: Via {
-            next_hop,
-            source,
-            mtu,
-        },
-    }
+    Found::Way(Via {
+        ifindex,
+        next_hop,
+        source,
+        mtu,
+    })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -187,12 +188,13 @@ mod tests {
     fn the_next_hop_is_the_gateway_or_the_remote_itself() {
         let remote = address("198.51.100.9");
         let on_link = route(RouteType::Unicast, vec![RouteAttribute::Oif(4), source()]);
-        let Found::Way { device: 4, via } = interpret(&on_link, remote) else {
+        let Found::Way(via) = interpret(&on_link, remote) else {
             panic!()
         };
         assert_eq!(
             via,
             Via {
+                ifindex: 4,
                 next_hop: remote,
                 source: address("192.0.2.1"),
                 mtu: None
@@ -205,10 +207,11 @@ mod tests {
             RouteType::Unicast,
             vec![RouteAttribute::Oif(4), gateway, source(), metrics],
         );
-        let Found::Way { via, .. } = interpret(&routed, remote) else {
+        let Found::Way(via) = interpret(&routed, remote) else {
             panic!()
         };
         let expected = Via {
+            ifindex: 4,
             next_hop: address("192.0.2.254"),
             source: address("192.0.2.1"),
             mtu: Some(1400),
@@ -220,7 +223,7 @@ mod tests {
             RouteType::Unicast,
             vec![RouteAttribute::Oif(4), by_ipv6, source()],
         );
-        let Found::Way { via, .. } = interpret(&routed, remote) else {
+        let Found::Way(via) = interpret(&routed, remote) else {
             panic!()
         };
         assert_eq!(via.next_hop, address("fe80::1"));

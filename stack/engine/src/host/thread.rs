@@ -22,14 +22,17 @@ use super::kernel_routes::{KernelRoutes, Update};
 use super::monitor::Monitor;
 use super::netlink::{NetlinkError, Requests};
 use super::resolver::{Counts, Resolver};
+use super::vlans::VlanDevice;
 
 /// Something about the device changed that concerns the engine as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostEvent {
-    /// The device has a new address (past duplicate address detection): segments to it are ours.
+    /// The device, or a VLAN on it, has a new address (past duplicate address detection): segments to it are ours.
     AddressAdded(IpAddr),
     /// An address is gone.
     AddressRemoved(IpAddr),
+    /// The VLANs that are wanted and there, as they are now.
+    Vlans(Vec<VlanDevice>),
     /// The device is up and has carrier.
     LinkUp,
     /// The device is down or has lost its carrier.
@@ -141,8 +144,7 @@ impl Host {
         let link = LinkState::ask(&mut requests, device.ifindex)?;
         let link = link.ok_or_else(|| HostError::Gone(device.name.clone()))?;
         let sources = addresses(&mut requests, device.ifindex)?;
-        let mut resolver = Resolver::new(device.ifindex, link, sources, requests);
-        resolver.compare_with(device);
+        let resolver = Resolver::new(device, link, sources, requests)?;
 
         let (commands, inbox) = unbounded();
         let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
