@@ -76,6 +76,9 @@ pub struct Config {
     pub user_timeout: Option<Duration>,
     /// Tell the peer our user time-out, and heed its own (RFC 5482). Default off, as in Linux, which does not know the option.
     pub user_timeout_option: bool,
+    /// TCP Fast Open (RFC 7413): an active open asks for a cookie or shows the one it has, with data on the SYN; a listener
+    /// gives and takes cookies. Data on a SYN may be delivered twice: only for requests that may be repeated. Default off.
+    pub fast_open: bool,
     /// Probe an idle peer. Default off, as RFC 9293 3.8.4 demands.
     pub keep_alive: Option<KeepAlive>,
 }
@@ -116,7 +119,7 @@ code!(struct Config {
     mss, receive_buffer, receive_buffer_max, receive_segments, send_buffer, nagle, delayed_ack, window_scale, timestamps,
     sack, initial_rto, rto_min, rto_max, persist_min, persist_max, msl, fin_wait_2, retries,
     syn_retries, congestion, pacing, max_pacing_rate, slow_start_after_idle, ecn, user_timeout, keep_alive,
-    challenge_interval, orphan_retries, mtu_probing, user_timeout_option
+    challenge_interval, orphan_retries, mtu_probing, user_timeout_option, fast_open
 });
 
 impl Config {
@@ -168,6 +171,7 @@ impl Default for Config {
             mtu_probing: MtuProbing::OnBlackHole,
             user_timeout: None,
             user_timeout_option: false,
+            fast_open: false,
             keep_alive: None,
         }
     }

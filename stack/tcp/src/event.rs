@@ -10,8 +10,10 @@ use crate::snapshot::{Code, Reader, SnapshotError};
 /// Something changed since the last call of `poll_event`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The handshake is complete.
+    /// The handshake is complete; or, of a passive open with data on the SYN (RFC 7413), the connection can be used before.
     Connected,
+    /// The handshake of such a connection has ended too: the peer is who it says.
+    Confirmed,
     /// There is more to `recv` than before.
     Readable,
     /// After a short or refused send there is room again.
@@ -122,6 +124,7 @@ impl Pending {
     pub(crate) const WRITABLE: u8 = 4;
     pub(crate) const PEER_CLOSED: u8 = 8;
     pub(crate) const CLOSED: u8 = 16;
+    pub(crate) const CONFIRMED: u8 = 32;
 
     pub(crate) const fn is_empty(self) -> bool {
         self.0 == 0
@@ -146,7 +149,7 @@ impl Code for Pending {
 
     fn load(input: &mut Reader<'_>) -> Result<Self, SnapshotError> {
         match u8::load(input)? {
-            bits if bits < 2 * Self::CLOSED => Ok(Self(bits)),
+            bits if bits < 2 * Self::CONFIRMED => Ok(Self(bits)),
             _ => Err(SnapshotError::Corrupt),
         }
     }

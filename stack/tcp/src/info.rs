@@ -1,6 +1,7 @@
 //! What a connection can say about itself, in the manner of Linux's `TCP_INFO`.
 
 use crate::congestion::{CongestionControl, CongestionFigures};
+use crate::fast_open::FastOpenStatus;
 use crate::loss::RecoveryInfo;
 use crate::snapshot::code;
 use crate::state::State;
@@ -157,6 +158,10 @@ pub struct Info {
     pub delivery_rate: u64,
     /// That sample says what the application had, not what the path can do.
     pub delivery_rate_app_limited: bool,
+    /// What became of TCP Fast Open (RFC 7413).
+    pub fast_open: FastOpenStatus,
+    /// Bytes that came, or went, with the SYN, whether they were taken or not.
+    pub syn_data: u32,
     /// Loss recovery.
     pub recovery: RecoveryInfo,
     /// What keeps us from sending more.

@@ -25,6 +25,7 @@
 //! | `rtt`, `timer`, [`time`] | the retransmission time-out, named deadlines, nanoseconds |
 //! | `time_wait` | what is left of a connection in TIME-WAIT |
 //! | `cookie` | SYN cookies: a handshake without a connection |
+//! | `fast_open` | data on the SYN |
 //! | `listener`, `reset` | the states LISTEN and CLOSED |
 //! | `chrono` | what a connection has spent its time on |
 //! | `config`, `event`, `info`, `payload` | what goes in and comes out |
@@ -40,7 +41,8 @@
 //! | 9293 3.10.7.4 | an empty segment on the right edge, and a bare FIN at a closed window, are acceptable | as Linux; else ACKs are lost after a full window |
 //! | 9293 3.10.7.4 | an empty segment behind our last ACK is acceptable; a RST at the end of what is held, and at a FIN's number, is believed | as Linux |
 //! | 9293 3.10.7.4 | a SYN in SYN-RECEIVED is challenged; the connection does not go back to LISTEN | RFC 5961; each SYN has a connection of its own |
-//! | 9293 3.10.7.2 | data on a SYN is not kept | the peer sends it again; TCP Fast Open (RFC 7413) is not there |
+//! | 9293 3.10.7.2 | data on a SYN is not kept, but with TCP Fast Open (RFC 7413) | the peer sends it again; as Linux |
+//! | 7413 4.2.2 | the FIN of a connection that was opened early waits for the handshake | as any close in SYN-RECEIVED |
 //! | 9293 3.4.2 | MSL is 30 s, not 2 min | as Linux |
 //! | 9293 3.6.1 | `close` with unread data sends no RST, `orphan` does | `close` is also the half-close |
 //! | 6298 2.3, 2.4 | the RTO is SRTT and a margin of at least 200 ms, which falls once a round trip; no floor of 1 s | as Linux |
@@ -83,6 +85,7 @@ mod connection;
 mod cookie;
 mod ecn;
 mod event;
+mod fast_open;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod info;
@@ -110,6 +113,7 @@ pub use connection::{Connection, Disposition, SendError, Transmit};
 pub use cookie::CookieInput;
 pub use ecn::EcnMode;
 pub use event::{CloseReason, Event, Readiness};
+pub use fast_open::{FastOpenAnswer, FastOpenOffer, FastOpenStatus};
 pub use info::{Activity, Info, LimitedBy};
 pub use listener::{ListenOutcome, Listener};
 pub use loss::{RecoveryInfo, RecoveryPhase};

@@ -6,6 +6,7 @@ use bywash_wire::{DropReason, Flags, Segment, SeqNumber, Tuple};
 
 use crate::config::Config;
 use crate::connection::Connection;
+use crate::fast_open::FastOpenAnswer;
 use crate::payload::Payload;
 use crate::reset::reset_for;
 use crate::time::Instant;
@@ -53,7 +54,8 @@ impl Listener {
     /// RFC 9293 3.10.7.2. `tuple.local` is this end. `iss` and `ts_offset` are the connection's initial sequence number
     /// (RFC 6528) and the start of its timestamp clock (RFC 7323 5.4), both unguessable.
     ///
-    /// Data on the SYN is not kept: it is not acknowledged, and the peer sends it again.
+    /// Data on the SYN is not kept: it is not acknowledged, and the peer sends it again; see
+    /// [`on_fast_open`](Self::on_fast_open).
     pub fn on_segment<P: Payload>(
         &self,
         now: Instant,
@@ -61,6 +63,21 @@ impl Listener {
         segment: &Segment,
         iss: SeqNumber,
         ts_offset: u32,
+    ) -> ListenOutcome<P> {
+        let answer = FastOpenAnswer::Refuse;
+        self.on_fast_open(now, tuple, segment, iss, ts_offset, answer)
+    }
+
+    /// The same, with the owner's decision about what the SYN says of Fast Open, and about its data (RFC 7413 4.2). Whoever
+    /// accepts has a connection whose events come at once, though it is in SYN-RECEIVED.
+    pub fn on_fast_open<P: Payload>(
+        &self,
+        now: Instant,
+        tuple: Tuple,
+        segment: &Segment,
+        iss: SeqNumber,
+        ts_offset: u32,
+        answer: FastOpenAnswer<P>,
     ) -> ListenOutcome<P> {
         // First: a RST cannot refer to anything here.
         if segment.flags.contains(Flags::RST) {
@@ -80,13 +97,8 @@ impl Listener {
         if segment.flags.contains(Flags::FIN) {
             return ListenOutcome::Drop(DropReason::BadFlags);
         }
-        ListenOutcome::Connection(Connection::accept(
-            &self.config,
-            tuple,
-            segment,
-            iss,
-            ts_offset,
-            now,
-        ))
+        let mut connection = Connection::accept(&self.config, tuple, segment, iss, ts_offset, now);
+        connection.answer_fast_open(now, segment, answer);
+        ListenOutcome::Connection(connection)
     }
 }

@@ -18,7 +18,7 @@ use crate::time::{Duration, Instant};
 
 /// "BWtc", and the version of the format: any change of any field's meaning or place is a new version.
 const MAGIC: u32 = u32::from_le_bytes(*b"BWtc");
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Why bytes are not a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

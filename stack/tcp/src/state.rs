@@ -75,6 +75,8 @@ impl core::fmt::Display for State {
 pub(crate) enum Opened {
     Actively,
     Passively,
+    /// Passively, and what came with the SYN was taken (RFC 7413): the application has the connection already.
+    Early,
 }
 
 /// A state with what is legal in it.
@@ -97,6 +99,8 @@ pub(crate) enum Phase {
 pub(crate) enum Input {
     /// The peer's SYN without an acknowledgment of ours.
     Syn,
+    /// The peer's SYN shows a cookie that is right.
+    EarlyData,
     /// Both SYNs are acknowledged.
     SynAcked,
     /// The application has no more to send.
@@ -129,10 +133,13 @@ impl Phase {
             (_, Unreachable) => To::Closed(CloseReason::Unreachable),
 
             (To::SynSent, Syn) => To::SynReceived(Opened::Actively),
+            (To::SynReceived(Opened::Passively), EarlyData) => To::SynReceived(Opened::Early),
             (To::SynSent | To::SynReceived(_), SynAcked) => To::Established,
             // RFC 9293 3.10.4: nothing was agreed yet, so nothing is left to close.
             (To::SynSent, Close) => To::Closed(CloseReason::Aborted),
             // In SYN-RECEIVED a close waits for ESTABLISHED (the second choice of RFC 9293 3.10.4): no entry.
+            // The application has begun: to it nothing was refused.
+            (To::SynReceived(Opened::Early), Reset) => To::Closed(CloseReason::Reset),
             (To::SynSent | To::SynReceived(_), Reset) => To::Closed(CloseReason::Refused),
 
             (To::Established, Close) => To::FinWait1,
@@ -172,6 +179,11 @@ impl Phase {
         !matches!(self, Self::Closed(_) | Self::SynSent | Self::SynReceived(_))
     }
 
+    /// Data may be sent: the connection is synchronised, or was opened early (RFC 7413).
+    pub(crate) const fn transfers(self) -> bool {
+        self.is_synchronised() || matches!(self, Self::SynReceived(Opened::Early))
+    }
+
     /// The peer may still send data.
     pub(crate) const fn receives(self) -> bool {
         matches!(self, Self::Established | Self::FinWait1 | Self::FinWait2)
@@ -207,6 +219,7 @@ impl Code for Phase {
             Self::SynSent => (1, 0),
             Self::SynReceived(Opened::Actively) => (2, 0),
             Self::SynReceived(Opened::Passively) => (2, 1),
+            Self::SynReceived(Opened::Early) => (2, 2),
             Self::Established => (3, 0),
             Self::FinWait1 => (4, 0),
             Self::FinWait2 => (5, 0),
@@ -227,6 +240,7 @@ impl Code for Phase {
             (1, 0) => Self::SynSent,
             (2, 0) => Self::SynReceived(Opened::Actively),
             (2, 1) => Self::SynReceived(Opened::Passively),
+            (2, 2) => Self::SynReceived(Opened::Early),
             (3, 0) => Self::Established,
             (4, 0) => Self::FinWait1,
             (5, 0) => Self::FinWait2,
@@ -246,11 +260,12 @@ mod tests {
     use std::fmt::Write;
     use std::string::String;
 
-    const PHASES: [Phase; 11] = [
+    const PHASES: [Phase; 12] = [
         Phase::Closed(CloseReason::Finished),
         Phase::SynSent,
         Phase::SynReceived(Opened::Actively),
         Phase::SynReceived(Opened::Passively),
+        Phase::SynReceived(Opened::Early),
         Phase::Established,
         Phase::FinWait1,
         Phase::FinWait2,
@@ -259,8 +274,9 @@ mod tests {
         Phase::LastAck,
         Phase::TimeWait,
     ];
-    const INPUTS: [Input; 10] = [
+    const INPUTS: [Input; 11] = [
         Input::Syn,
+        Input::EarlyData,
         Input::SynAcked,
         Input::Close,
         Input::PeerFin,

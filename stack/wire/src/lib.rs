@@ -15,6 +15,7 @@
 //! | [`ethernet`], [`ipv4`], [`ipv6`], [`tcp`], [`options`] | one header each |
 //! | [`checksum`] | the Internet checksum, summed in parts |
 //! | `words` | a header written and summed word by word |
+//! | `fast_open` | the Fast Open option and its cookie |
 //! | `tuple`, `mac`, `vlan`, `ecn`, `seq` | the values that headers hold |
 //! | `drop_reason` | why a packet went no further, for the whole stack |
 //!
@@ -50,6 +51,7 @@ mod drop_reason;
 mod ecn;
 mod emit;
 pub mod ethernet;
+mod fast_open;
 mod icmp;
 mod ip;
 pub mod ipv4;
@@ -67,6 +69,7 @@ pub use drop_reason::DropReason;
 pub use ecn::Ecn;
 pub use emit::{emit, emit_partial, header_len};
 pub use ethernet::Link;
+pub use fast_open::{FastOpen, FastOpenCookie};
 pub use icmp::{IcmpError, IcmpKind, decode_icmp};
 pub use mac::MacAddr;
 pub use options::{Options, SackBlocks, Timestamps};

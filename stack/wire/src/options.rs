@@ -5,12 +5,13 @@
 //! beyond the header ends the parsing, and the segment is kept with what was read until then. Dropping it would be
 //! no safer (the checksum was right, so the peer means it) and would let one odd middlebox end a connection. A repeated option counts as its last instance.
 //!
-//! MSS, window scale and SACK-permitted exist on SYN segments only (RFC 9293 3.2, RFC 7323 2.2, RFC 2018 2) and
-//! are ignored elsewhere, so that no later code has to remember that. Without SYN, SACK blocks are read; on SYN they are not.
+//! MSS, window scale, SACK-permitted and Fast Open exist on SYN segments only (RFC 9293 3.2, RFC 7323 2.2, RFC 2018 2,
+//! RFC 7413 4.1.1) and are ignored elsewhere, so that no later code has to remember that. Without SYN, SACK blocks are read; on SYN they are not.
 
 use core::fmt;
 
 use crate::SeqNumber;
+use crate::fast_open::{self, FastOpen};
 use crate::words::Words;
 
 /// Octets that options may take: a data offset of 15 words, less the fixed header.
@@ -140,6 +141,8 @@ pub struct Options {
     /// How long the sender waits for acknowledgments before it gives up (RFC 5482 2), as on the wire: 15 bits of seconds, or of
     /// minutes if the high bit is set. See [`Options::user_timeout_seconds`].
     pub user_timeout: Option<u16>,
+    /// A Fast Open cookie, or the wish for one (RFC 7413). On SYN only; left out if the others leave no room.
+    pub fast_open: Option<FastOpen>,
     /// Selective acknowledgments.
     pub sack: SackBlocks,
 }
@@ -152,6 +155,7 @@ impl Options {
         sack_permitted: false,
         timestamps: None,
         user_timeout: None,
+        fast_open: None,
         sack: SackBlocks::EMPTY,
     };
 
@@ -192,6 +196,17 @@ impl Options {
     /// Everything in front of the SACK blocks, padded.
     #[inline]
     const fn len_before_sack(&self) -> usize {
+        let len = self.len_before_fast_open();
+        match &self.fast_open {
+            Some(fast_open) if len + fast_open.padded_len() <= MAX_LEN => {
+                len + fast_open.padded_len()
+            }
+            _ => len,
+        }
+    }
+
+    #[inline]
+    const fn len_before_fast_open(&self) -> usize {
         let mut len = 0;
         if self.mss.is_some() {
             len += MSS_LEN;
@@ -213,7 +228,8 @@ impl Options {
     /// The blocks that there is room for.
     #[inline]
     const fn emitted_blocks(&self) -> usize {
-        let room = (MAX_LEN - self.len_before_sack() - SACK_HEAD_LEN) / SACK_BLOCK_LEN;
+        let room =
+            (MAX_LEN - self.len_before_sack()).saturating_sub(SACK_HEAD_LEN) / SACK_BLOCK_LEN;
         if self.sack.len() < room {
             self.sack.len()
         } else {
@@ -279,6 +295,10 @@ impl Options {
                 });
             }
             (USER_TIMEOUT, &[a, b]) => self.user_timeout = Some(u16::from_be_bytes([a, b])),
+            (fast_open::KIND, value) if syn => self.take_fast_open(value, false),
+            (fast_open::EXPERIMENT, [a, b, value @ ..]) if syn && [*a, *b] == fast_open::MAGIC => {
+                self.take_fast_open(value, true);
+            }
             (SACK, blocks) if !syn => {
                 let (blocks, []) = blocks.as_chunks::<SACK_BLOCK_LEN>() else {
                     return;
@@ -297,8 +317,14 @@ impl Options {
         }
     }
 
+    fn take_fast_open(&mut self, value: &[u8], experimental: bool) {
+        if let Some(option) = FastOpen::parse(value, experimental) {
+            self.fast_open = Some(option);
+        }
+    }
+
     /// Writes [`emitted_len`](Self::emitted_len) octets in Linux's order (`tcp_options_write`): MSS, SACK-permitted with
-    /// timestamps, window scale, user time-out, SACK blocks, each padded in front to a multiple of four.
+    /// timestamps, window scale, user time-out, each padded in front to a multiple of four; Fast Open, padded behind; SACK blocks.
     #[inline]
     pub(crate) fn write(&self, words: &mut Words<'_>) {
         if let Some(mss) = self.mss {
@@ -332,6 +358,11 @@ impl Options {
         }
         if let Some(field) = self.user_timeout {
             words.put(word(USER_TIMEOUT, USER_TIMEOUT_LEN, 0, 0) | u32::from(field));
+        }
+        if let Some(fast_open) = &self.fast_open
+            && self.len_before_sack() > self.len_before_fast_open()
+        {
+            fast_open.words().for_each(|word| words.put(word));
         }
         let blocks = self.emitted_blocks();
         if blocks > 0 {

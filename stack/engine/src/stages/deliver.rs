@@ -127,7 +127,7 @@ impl<P: Port> Core<P> {
                         peer,
                     });
                 }
-                (TcpEvent::Connected, Origin::Accepted(_)) => {}
+                (TcpEvent::Connected, Origin::Accepted(_)) | (TcpEvent::Confirmed, _) => {}
                 (TcpEvent::Closed(_), Origin::HalfOpen(_)) => conn.told = true,
                 (_, Origin::HalfOpen(_)) => {}
                 (TcpEvent::Readable | TcpEvent::PeerClosed, _) => {

@@ -11,7 +11,7 @@ use crate::payload::{COPYBREAK, Payload};
 use crate::rcv::Receiver;
 use crate::snapshot::{Code, Reader, SnapshotError, begin};
 use crate::snd::SendQueue;
-use crate::state::{Input, Phase, State};
+use crate::state::{Input, Opened, Phase, State};
 use crate::time::Instant;
 use crate::time_wait::TimeWait;
 use crate::timer::Timer;
@@ -24,6 +24,8 @@ impl<P: Payload> Connection<P> {
             None
         } else if events.take(Pending::CONNECTED) {
             Some(Event::Connected)
+        } else if events.take(Pending::CONFIRMED) {
+            Some(Event::Confirmed)
         } else if events.take(Pending::READABLE) {
             Some(Event::Readable)
         } else if events.take(Pending::WRITABLE) {
@@ -46,7 +48,8 @@ impl<P: Payload> Connection<P> {
         if self.rcv.is_unread() || self.rcv.finished || over {
             readiness.insert(Readiness::READABLE);
         }
-        if over || (self.phase.is_synchronised() && self.send_room() > 0) {
+        let takes = self.phase.transfers() || self.takes_syn_data();
+        if over || (takes && self.send_room() > 0) {
             readiness.insert(Readiness::WRITABLE);
         }
         if self.is_hung_up() {
@@ -154,7 +157,11 @@ impl<P: Payload> Connection<P> {
             return;
         }
         if self.phase != Phase::SynSent {
-            self.snd.push_fin();
+            if self.phase == Phase::SynReceived(Opened::Early) {
+                self.snd.push_bare_fin();
+            } else {
+                self.snd.push_fin();
+            }
             self.control.fin_queued = true;
         }
         // In SYN-RECEIVED this changes nothing yet: the FIN waits for ESTABLISHED.
@@ -165,7 +172,7 @@ impl<P: Payload> Connection<P> {
     /// (RFC 2525 2.17, RFC 9293 3.6.1), and FIN-WAIT-2 ends after a while even if the peer never says FIN.
     pub fn orphan(&mut self, now: Instant) {
         self.control.clock = now;
-        if self.rcv.is_unread() && self.phase.is_synchronised() {
+        if self.rcv.is_unread() && self.phase.transfers() {
             self.abort_with_reset();
             return;
         }

@@ -10,7 +10,7 @@ use bywash_wire::{DropReason, IcmpError, IcmpKind};
 use super::{Connection, Disposition, PEER_MSS_MIN};
 use crate::path_mtu::{Headers, PathMtu};
 use crate::payload::Payload;
-use crate::state::{Input, Phase};
+use crate::state::{Input, Opened, Phase};
 use crate::time::Instant;
 
 const IGNORED: Disposition = Disposition::Dropped(DropReason::IcmpIgnored);
@@ -29,7 +29,12 @@ impl<P: Payload> Connection<P> {
         }
         match error.kind {
             IcmpKind::PacketTooBig { mtu } => self.on_packet_too_big(now, mtu),
-            kind if self.phase == Phase::SynSent => {
+            // In SYN-RECEIVED only of what was opened early: its application waits for an answer (as Linux has it).
+            kind if matches!(
+                self.phase,
+                Phase::SynSent | Phase::SynReceived(Opened::Early)
+            ) =>
+            {
                 let refused = kind == IcmpKind::PortUnreachable;
                 self.transition(if refused {
                     Input::Reset
@@ -85,6 +90,7 @@ impl<P: Payload> Connection<P> {
         self.change_mss(mss.max(PEER_MSS_MIN));
         let limit = self.segment_limit() as u32;
         self.loss.on_resegmented(&mut self.snd, limit);
+        self.resend_long_syn(limit);
     }
 
     /// The first hop's limit has changed: see [`set_mss`](Self::set_mss).

@@ -77,6 +77,8 @@ impl<P: Payload> Connection<P> {
             sndbuf_limited_ns,
             delivery_rate: rate.latest,
             delivery_rate_app_limited: rate.latest_app_limited,
+            fast_open: self.fast_open_status(),
+            syn_data: self.fast_open_state().map_or(0, |state| state.syn_data),
             recovery: self.loss.info(&self.snd),
             limited_by: counters.limited_by,
         }

@@ -14,6 +14,7 @@ mod acknowledge;
 mod api;
 mod checks;
 mod configure;
+mod fast_open;
 mod icmp;
 mod info;
 mod on_ack;
@@ -329,6 +330,7 @@ impl<P: Payload> Connection<P> {
             self.agreed.ts_recent_at = now;
         }
         self.note_user_timeout(syn);
+        self.note_fast_open(syn, peer);
         self.control.heard_at = now;
         // The window field of a SYN is not scaled.
         self.set_send_window(syn.seq, syn.ack, u32::from(syn.window));
@@ -354,10 +356,12 @@ impl<P: Payload> Connection<P> {
         let Some(next) = self.phase.after(input) else {
             return false;
         };
+        let was_early = self.phase == Phase::SynReceived(Opened::Early);
         self.phase = next;
         let now = self.control.clock;
         match next {
-            Phase::Established => self.on_established(now),
+            Phase::Established => self.on_established(now, was_early),
+            Phase::SynReceived(Opened::Early) => self.on_early(now),
             Phase::CloseWait => self.events.raise(Pending::PEER_CLOSED),
             Phase::Closing => self.events.raise(Pending::PEER_CLOSED),
             Phase::FinWait2 if self.control.orphaned => {
@@ -392,12 +396,18 @@ impl<P: Payload> Connection<P> {
         self.rtt = RttEstimator::new();
     }
 
-    fn on_established(&mut self, now: Instant) {
-        self.events.raise(Pending::CONNECTED);
-        self.rcv.ack.on_established(now);
-        let moment = self.moment(now);
-        self.congestion
-            .on_established(moment, self.control.syn_lost);
+    /// `was_early`: the application has had the connection since the SYN.
+    fn on_established(&mut self, now: Instant, was_early: bool) {
+        if was_early {
+            self.events.raise(Pending::CONFIRMED);
+        } else {
+            self.events.raise(Pending::CONNECTED);
+            self.rcv.ack.on_established(now);
+            let moment = self.moment(now);
+            self.congestion
+                .on_established(moment, self.control.syn_lost);
+        }
+        self.settle_syn_data();
         if self.control.syn_lost {
             self.rtt.on_syn_lost();
         }

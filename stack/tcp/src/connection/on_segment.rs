@@ -277,7 +277,7 @@ impl<P: Payload> Connection<P> {
     }
 
     /// Hands data to the receiving half.
-    fn on_data(&mut self, seq: SeqNumber, payload: P, push: bool) -> Disposition {
+    pub(super) fn on_data(&mut self, seq: SeqNumber, payload: P, push: bool) -> Disposition {
         let before = self.rcv.nxt;
         let context = self.receive_context(push);
         let received = self.rcv.on_data(seq, payload, context);

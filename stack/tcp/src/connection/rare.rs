@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use bywash_wire::SeqNumber;
 
 use super::Connection;
+use crate::fast_open::FastOpenState;
 use crate::path_mtu::PathMtu;
 use crate::payload::Payload;
 use crate::snapshot::code;
@@ -22,9 +23,11 @@ pub(super) struct Rare {
     pub(super) urgent_out: Option<SeqNumber>,
     /// How long the peer waits for acknowledgments, as it says (RFC 5482).
     pub(super) peer_user_timeout: Option<Duration>,
+    /// Data on the SYN was tried, or a cookie asked for (RFC 7413).
+    pub(super) fast_open: Option<FastOpenState>,
 }
 
-code!(struct Rare { path, challenged_at, urgent_in, urgent_out, peer_user_timeout });
+code!(struct Rare { path, challenged_at, urgent_in, urgent_out, peer_user_timeout, fast_open });
 
 impl<P: Payload> Connection<P> {
     /// The box, made if it is not there.

@@ -144,6 +144,10 @@ impl<P: Payload> Connection<P> {
         }
         let index = self.snd.next_lost()?;
         let record = self.snd.record(index);
+        if !record.syn && !self.phase.is_synchronised() {
+            // Data that went with a SYN, or before the handshake's end: the SYN first.
+            return None;
+        }
         if record.payload.as_ref().is_some_and(P::is_queued) {
             if !self.control.blocked {
                 self.control.blocked = true;
@@ -185,7 +189,7 @@ impl<P: Payload> Connection<P> {
         if record.syn {
             return Some(index);
         }
-        if !self.phase.is_synchronised() {
+        if !self.phase.transfers() || (record.fin && !self.phase.is_synchronised()) {
             return None;
         }
         let (len, fin) = (record.len, record.fin);
@@ -274,7 +278,7 @@ impl<P: Payload> Connection<P> {
         self.chrono.switch(self.control.clock, doing);
     }
 
-    fn split(&mut self, index: usize, at: u32) -> bool {
+    pub(super) fn split(&mut self, index: usize, at: u32) -> bool {
         let done = self.snd.split(index, at);
         if !done {
             self.counters.split_failed = self.counters.split_failed.saturating_add(1);
@@ -292,6 +296,12 @@ impl<P: Payload> Connection<P> {
         } else {
             self.data_segment(now, len)
         };
+        let early = if syn {
+            self.attach_data(&mut segment, again)
+        } else {
+            0
+        };
+        let (len, end) = (len + early, seq + len + early + u32::from(early > 0));
         segment.seq = seq;
         segment.payload_len = len as usize;
         self.add_urgent(&mut segment);
@@ -301,16 +311,19 @@ impl<P: Payload> Connection<P> {
         // RFC 9293 3.9.1.2: push where what the application wrote ends, where nothing more is there to follow, and where a
         // burst ends that the windows cut short: the receiver's GRO need not wait for more, and on the wire this is what
         // Linux's segmentation offload sends.
-        let ends_burst = len > 0 && !again && self.ends_burst(index);
-        if len > 0 && (last || push || ends_burst) {
+        let ends_burst = !syn && len > 0 && !again && self.ends_burst(index);
+        if !syn && len > 0 && (last || push || ends_burst) {
             segment.flags.insert(Flags::PSH);
         }
         self.snd.on_sent(index, now);
+        if early > 0 {
+            self.snd.on_sent(index + 1, now);
+        }
         if let Some(pace) = self.pace() {
             self.pacer.get_or_insert_default().on_sent(now, len, pace);
         }
-        self.loss.on_sent(now, seq + len, len, again);
-        self.on_record_sent(now, index, seq + len, len, again);
+        self.loss.on_sent(now, end, len, again);
+        self.on_record_sent(now, index, end, len, again);
         if segment.flags.contains(Flags::ACK) {
             self.on_ack_sent();
         }
@@ -323,7 +336,7 @@ impl<P: Payload> Connection<P> {
         self.counters.segments_out += 1;
         Transmit {
             segment,
-            payload: self.snd.payload_mut(index),
+            payload: self.snd.payload_mut(index + usize::from(early > 0)),
             retransmission: again,
             ecn,
         }
@@ -401,8 +414,10 @@ impl<P: Payload> Connection<P> {
             sack_permitted: self.agreed.sack,
             timestamps: self.timestamps_option(now),
             user_timeout: self.user_timeout_option(),
+            fast_open: None,
             sack: SackBlocks::EMPTY,
         };
+        self.add_fast_open(&mut segment.options);
         segment
     }
 

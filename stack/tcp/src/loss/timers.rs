@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::congestion::{Controller, Moment};
 use crate::payload::Payload;
 use crate::snapshot::code;
-use crate::snd::SendQueue;
+use crate::snd::{Record, SendQueue};
 use crate::time::{Duration, Instant};
 
 /// Which deadline the retransmission timer is armed for.
@@ -122,9 +122,18 @@ impl LossDetection {
     /// Segments have become smaller than some that are on the way: those cannot arrive and go again, cut. Nobody was
     /// congested, so the window stays (RFC 1191 6.5, as Linux's `tcp_simple_retransmit`).
     pub(crate) fn on_resegmented<P: Payload>(&mut self, snd: &mut SendQueue<P>, limit: u32) {
+        self.on_undelivered(snd, |record| record.len > limit);
+    }
+
+    /// What `is_lost` says of what is on the way is known, and is no sign of congestion.
+    pub(crate) fn on_undelivered<P: Payload>(
+        &mut self,
+        snd: &mut SendQueue<P>,
+        is_lost: impl Fn(&Record<P>) -> bool,
+    ) {
         let mut lost = 0;
         for index in 0..snd.sent_records() {
-            if snd.record(index).len > limit {
+            if is_lost(snd.record(index)) {
                 lost += u32::from(snd.mark_lost(index));
             }
         }

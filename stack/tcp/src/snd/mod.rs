@@ -173,6 +173,11 @@ impl<P: Payload> SendQueue<P> {
         self.push_record(None, false, true);
     }
 
+    /// Queues the FIN on its own: what is before it may go first.
+    pub(crate) fn push_bare_fin(&mut self) {
+        self.push_record(None, false, true);
+    }
+
     /// The last segment if it is data, not sent, and no FIN follows.
     pub(crate) fn unsent_tail(&mut self) -> Option<&mut Record<P>> {
         if !self.has_unsent() {

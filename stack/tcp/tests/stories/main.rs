@@ -8,6 +8,7 @@ mod black_hole;
 mod closing;
 mod cookies;
 mod duplicates;
+mod fast_open;
 mod frames;
 mod handshake;
 mod icmp;

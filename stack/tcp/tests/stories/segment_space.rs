@@ -71,6 +71,8 @@ const ACKS: [&str; 6] = ["none", "ancient", "old", "una", "all", "future"];
 #[derive(Clone, Copy)]
 struct Case {
     state: State,
+    /// SYN-RECEIVED, opened by a SYN with three octets (RFC 7413), and ten of ours are in flight besides the SYN-ACK.
+    early: bool,
     closed: bool,
     flags: Flags,
     len: usize,
@@ -80,6 +82,12 @@ struct Case {
 
 /// A connection in the state, and the next number that it expects.
 fn begin(case: &Case) -> (Lone, i32) {
+    if case.early {
+        let mut lone = Lone::called_early(&plain(), b"abc");
+        lone.send(&[1; 10]);
+        lone.sent();
+        return (lone, 3);
+    }
     let mut lone = Lone::in_state(case.state, &plain());
     let mut next = match case.state {
         State::CloseWait | State::Closing | State::LastAck | State::TimeWait => 1,
@@ -192,6 +200,10 @@ fn merged(rows: Vec<(String, String)>) -> Vec<(String, String)> {
 }
 
 fn table(state: State, closed: bool) -> String {
+    table_of(state, false, closed)
+}
+
+fn table_of(state: State, early: bool, closed: bool) -> String {
     let all: &[(&str, i32)] = if closed { &CLOSED } else { &OPEN };
     let mut by_flags = Vec::new();
     for (name, flags) in FLAGS {
@@ -201,6 +213,7 @@ fn table(state: State, closed: bool) -> String {
             for ack in ACKS {
                 let case = Case {
                     state,
+                    early,
                     closed,
                     flags,
                     len,
@@ -238,4 +251,10 @@ fn a_closed_window_over_the_whole_space() {
         writeln!(text, "{state}\n{}", table(state, true)).unwrap();
     }
     insta::assert_snapshot!("segment_space_closed_window", text);
+}
+
+#[test]
+fn a_connection_opened_early_over_the_whole_space() {
+    let text = table_of(State::SynReceived, true, false);
+    insta::assert_snapshot!("segment_space_opened_early", text);
 }

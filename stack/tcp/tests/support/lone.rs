@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use bywash_tcp::time::{Duration, Instant};
-use bywash_tcp::{Config, Connection, Disposition, ListenOutcome, Listener, Payload, State};
+use bywash_tcp::{
+    Config, Connection, Disposition, FastOpenAnswer, ListenOutcome, Listener, Payload, State,
+};
 use bywash_wire::{Flags, Segment, SeqNumber};
 
 use super::{ISS_A, ISS_B, tuple};
@@ -102,15 +104,20 @@ pub(crate) fn plain() -> Config {
 }
 
 impl Lone {
-    /// In SYN-SENT, the SYN sent.
-    pub(crate) fn calling(config: &Config) -> Self {
+    /// In SYN-SENT, the SYN not sent yet.
+    pub(crate) fn fresh(config: &Config) -> Self {
         let now = Instant::ZERO + Duration::from_secs(100);
         let tcp = Connection::connect(config, tuple(), ISS_A, 0, now);
-        let mut lone = Self {
+        Self {
             tcp,
             desk: Desk::default(),
             now,
-        };
+        }
+    }
+
+    /// In SYN-SENT, the SYN sent.
+    pub(crate) fn calling(config: &Config) -> Self {
+        let mut lone = Self::fresh(config);
         lone.sent();
         lone
     }
@@ -122,6 +129,30 @@ impl Lone {
 
     /// In SYN-RECEIVED after a SYN with changes.
     pub(crate) fn called_with(config: &Config, change: impl FnOnce(&mut Segment)) -> Self {
+        let mut lone = Self::called_by(config, FastOpenAnswer::Refuse, Desk::default(), change);
+        lone.sent();
+        lone
+    }
+
+    /// In SYN-RECEIVED, but opened by a SYN with a right cookie and `bytes` (RFC 7413); the SYN-ACK sent.
+    pub(crate) fn called_early(config: &Config, bytes: &[u8]) -> Self {
+        let desk = Desk::default();
+        let answer = FastOpenAnswer::Accept {
+            payload: (!bytes.is_empty()).then(|| desk.frame(bytes)),
+            cookie: None,
+        };
+        let mut lone = Self::called_by(config, answer, desk, |syn| syn.payload_len = bytes.len());
+        let sent = lone.sent();
+        assert_eq!(sent.len(), 1, "the SYN-ACK");
+        lone
+    }
+
+    fn called_by(
+        config: &Config,
+        answer: FastOpenAnswer<Frame>,
+        desk: Desk,
+        change: impl FnOnce(&mut Segment),
+    ) -> Self {
         let now = Instant::ZERO + Duration::from_secs(100);
         let mut syn = Segment {
             seq: ISS_B,
@@ -132,17 +163,11 @@ impl Lone {
         syn.options.mss = Some(1_000);
         change(&mut syn);
         let listener = Listener::new(config.clone());
-        let ListenOutcome::Connection(tcp) = listener.on_segment(now, tuple(), &syn, ISS_A, 0)
-        else {
+        let outcome = listener.on_fast_open(now, tuple(), &syn, ISS_A, 0, answer);
+        let ListenOutcome::Connection(tcp) = outcome else {
             panic!("a SYN makes a connection")
         };
-        let mut lone = Self {
-            tcp,
-            desk: Desk::default(),
-            now,
-        };
-        lone.sent();
-        lone
+        Self { tcp, desk, now }
     }
 
     /// In `state`, with nothing in flight but the FIN where the state says so, and nothing owed.

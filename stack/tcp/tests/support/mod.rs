@@ -14,9 +14,10 @@ use std::collections::VecDeque;
 
 use bywash_tcp::time::{Duration, Instant};
 use bywash_tcp::{
-    CloseReason, Config, Connection, Disposition, Event, ListenOutcome, Listener, State, reset_for,
+    CloseReason, Config, Connection, Disposition, Event, FastOpenAnswer, ListenOutcome, Listener,
+    State, reset_for,
 };
-use bywash_wire::{Segment, SeqNumber, Tuple};
+use bywash_wire::{FastOpen, FastOpenCookie, Segment, SeqNumber, Tuple};
 
 pub(crate) use network::{Faults, Network, Random};
 pub(crate) use trace::{Fate, Side, Trace};
@@ -140,6 +141,9 @@ pub(crate) struct Pair {
     pub(crate) b: End,
     pub(crate) network: Network,
     pub(crate) trace: Vec<Trace>,
+    /// The cookie that the server gives and takes (RFC 7413); and an older one that it takes still.
+    pub(crate) cookie: Option<FastOpenCookie>,
+    pub(crate) older: Option<FastOpenCookie>,
     /// Every so many steps one end is written down and read back.
     pub(crate) restore_every: Option<u64>,
     steps: u64,
@@ -160,6 +164,8 @@ impl Pair {
             b: End::new(None, Some(Listener::new(b.clone()))),
             network: Network::new(faults),
             trace: Vec::new(),
+            cookie: None,
+            older: None,
             restore_every: None,
             steps: 0,
         }
@@ -270,6 +276,7 @@ impl Pair {
     /// Gives one end a segment, whoever made it.
     pub(crate) fn on_segment(&mut self, to: Side, segment: &Segment, payload: Option<Vec<u8>>) {
         let now = self.now;
+        let (cookie, older) = (self.cookie, self.older);
         let end = self.end(to);
         let mut answer = None;
         match (&mut end.tcp, &end.listener) {
@@ -280,7 +287,9 @@ impl Pair {
                 }
             }
             (None, Some(listener)) => {
-                match listener.on_segment(now, tuple().reversed(), segment, ISS_B, 2_000) {
+                let fast_open = fast_open_answer(segment, payload, cookie, older);
+                let flow = tuple().reversed();
+                match listener.on_fast_open(now, flow, segment, ISS_B, 2_000, fast_open) {
                     ListenOutcome::Connection(tcp) => end.tcp = Some(tcp),
                     ListenOutcome::Reset(reset) => answer = Some(reset),
                     ListenOutcome::Drop(reason) => end.drops.push(Disposition::Dropped(reason)),
@@ -347,6 +356,32 @@ impl Pair {
         if let Some(tcp) = &mut self.end(side).tcp {
             *tcp = reborn(tcp);
         }
+    }
+}
+
+/// What a server says that gives out `cookie`, and takes an older one still.
+fn fast_open_answer(
+    syn: &Segment,
+    payload: Option<Vec<u8>>,
+    cookie: Option<FastOpenCookie>,
+    older: Option<FastOpenCookie>,
+) -> FastOpenAnswer<Vec<u8>> {
+    let (Some(shown), Some(_)) = (syn.options.fast_open, cookie) else {
+        return FastOpenAnswer::Refuse;
+    };
+    let newest = FastOpen { cookie, ..shown };
+    if shown == newest {
+        FastOpenAnswer::Accept {
+            payload,
+            cookie: None,
+        }
+    } else if older.is_some() && shown.cookie == older {
+        FastOpenAnswer::Accept {
+            payload,
+            cookie: Some(newest),
+        }
+    } else {
+        FastOpenAnswer::Grant(newest)
     }
 }
 

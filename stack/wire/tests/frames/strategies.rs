@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bywash_wire::{
-    Ecn, Flags, Link, MacAddr, Options, SackBlocks, Segment, SeqNumber, Timestamps, Tuple, VlanId,
-    checksum, emit, header_len,
+    Ecn, FastOpen, FastOpenCookie, Flags, Link, MacAddr, Options, SackBlocks, Segment, SeqNumber,
+    Timestamps, Tuple, VlanId, checksum, emit, header_len,
 };
 use proptest::prelude::*;
 
@@ -81,18 +81,24 @@ fn options(syn: bool) -> impl Strategy<Value = Options> {
         proptest::option::of(0u8..=14),
         any::<bool>(),
         proptest::option::of(any::<u16>()),
+        proptest::option::of(fast_open()),
     );
     (timestamps, blocks, on_syn).prop_map(
-        move |(timestamps, blocks, (mss, window_scale, sack_permitted, user_timeout))| {
+        move |(
+            timestamps,
+            blocks,
+            (mss, window_scale, sack_permitted, user_timeout, fast_open),
+        )| {
             if syn {
-                return Options {
+                return fitting(Options {
+                    fast_open,
                     mss,
                     window_scale,
                     sack_permitted,
                     timestamps,
                     user_timeout,
                     sack: SackBlocks::EMPTY,
-                };
+                });
             }
             let room = if timestamps.is_some() { 3 } else { 4 };
             let blocks = blocks.into_iter().take(room);
@@ -106,6 +112,29 @@ fn options(syn: bool) -> impl Strategy<Value = Options> {
             }
         },
     )
+}
+
+fn fast_open() -> impl Strategy<Value = FastOpen> {
+    (0usize..=7, any::<[u8; 16]>(), any::<bool>()).prop_map(|(pairs, octets, experimental)| {
+        FastOpen {
+            // One pair is too short for a cookie: none.
+            cookie: FastOpenCookie::new(&octets[..pairs * 2 + 2]),
+            experimental,
+        }
+    })
+}
+
+/// Without the option that is left out for want of room.
+fn fitting(options: Options) -> Options {
+    let without = Options {
+        fast_open: None,
+        ..options
+    };
+    if options.emitted_len() == without.emitted_len() {
+        without
+    } else {
+        options
+    }
 }
 
 fn segment() -> impl Strategy<Value = Segment> {

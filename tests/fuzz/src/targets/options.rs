@@ -1,8 +1,8 @@
 //! Any bytes as the option list of a segment, against a parser that knows nothing but kinds and lengths.
 
 use bywash_wire::{
-    ChecksumPolicy, Ecn, Flags, Link, Options, SackBlocks, Segment, SeqNumber, Timestamps, Tuple,
-    checksum, decode, emit, header_len,
+    ChecksumPolicy, Ecn, FastOpen, FastOpenCookie, Flags, Link, Options, SackBlocks, Segment,
+    SeqNumber, Timestamps, Tuple, checksum, decode, emit, header_len,
 };
 
 use super::frame::tuple;
@@ -88,6 +88,18 @@ fn read(options: &mut Options, one: &[u8], syn: bool) {
             });
         }
         (28, 4) => options.user_timeout = Some(word(0) as u16),
+        // RFC 7413 4.1.1: nothing asks, 4 to 16 octets in pairs are a cookie, other lengths are ignored.
+        (34, 2) if syn => options.fast_open = Some(FastOpen::default()),
+        (34, len) if syn => show(options, &one[2..len], false),
+        (254, 4) if syn && word(0) as u16 == 0xf989 => {
+            options.fast_open = Some(FastOpen {
+                cookie: None,
+                experimental: true,
+            });
+        }
+        (254, len) if syn && len > 4 && one[2..4] == [0xf9, 0x89] => {
+            show(options, &one[4..len], true);
+        }
         (5, len) if !syn && (len - 2) % 8 == 0 => {
             let mut blocks = SackBlocks::EMPTY;
             for at in (2..len).step_by(8) {
@@ -96,5 +108,14 @@ fn read(options: &mut Options, one: &[u8], syn: bool) {
             options.sack = blocks;
         }
         _ => {}
+    }
+}
+
+fn show(options: &mut Options, cookie: &[u8], experimental: bool) {
+    if [4, 6, 8, 10, 12, 14, 16].contains(&cookie.len()) {
+        options.fast_open = Some(FastOpen {
+            cookie: FastOpenCookie::new(cookie),
+            experimental,
+        });
     }
 }
