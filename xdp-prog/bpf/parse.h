@@ -280,6 +280,9 @@ INLINE struct tcp_ports *parse_icmp(const struct frame *frame, const struct segm
 	if (!ports || source.words[0] != local->words[0] || source.words[1] != local->words[1] ||
 	    source.words[2] != local->words[2] || source.words[3] != local->words[3])
 		return NULL;
+	/* No segment of ours has port 0 (RFC 6335, section 6). */
+	if (!ports->source || !ports->destination)
+		return NULL;
 	return ports;
 }
 

@@ -224,15 +224,15 @@ fn finish(
         return Err(DropReason::BadIcmp);
     }
     let [l0, l1, r0, r1, q0, q1, q2, q3] = quote.tcp;
+    let (local_port, remote_port) = (u16::from_be_bytes([l0, l1]), u16::from_be_bytes([r0, r1]));
+    // Port 0 names nothing (RFC 6335 6): no segment of ours has it, so that is not what the error is about.
+    if local_port == 0 || remote_port == 0 {
+        return Err(DropReason::BadIcmp);
+    }
     Ok(IcmpError {
         tuple: Tuple {
             vlan,
-            ..Tuple::tcp(
-                quote.source,
-                u16::from_be_bytes([l0, l1]),
-                quote.destination,
-                u16::from_be_bytes([r0, r1]),
-            )
+            ..Tuple::tcp(quote.source, local_port, quote.destination, remote_port)
         },
         seq: SeqNumber::new(u32::from_be_bytes([q0, q1, q2, q3])),
         kind,

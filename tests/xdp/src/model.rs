@@ -193,7 +193,9 @@ fn quoted(ip: &Ip<'_>) -> Option<(IpAddr, u16)> {
         1 => v4_at(quoted, 12),
         _ => v6_at(quoted, 8).into(),
     };
-    (segment.len() >= 8).then(|| (source, word(segment, 0)))
+    // No segment has port 0.
+    let named = segment.len() >= 8 && word(segment, 0) != 0 && word(segment, 2) != 0;
+    named.then(|| (source, word(segment, 0)))
 }
 
 fn v4_at(bytes: &[u8], at: usize) -> IpAddr {

@@ -166,7 +166,7 @@ fn corrupt(random: &mut Random, packet: &Packet, frame: &mut [u8]) {
     let link = [0, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21];
     let network = [0, 2, 3, 4, 5, 6, 7, 9, 40, 41, 42, 43].map(|at| ip + at);
     let transport = [0, 1, 2, 3, 12, 13].map(|at| tcp + at);
-    let quoted = [0, 8, 14, 15, 17, 28, 29, 48, 49].map(|at| tcp + at);
+    let quoted = [0, 8, 14, 15, 17, 28, 29, 30, 31, 48, 49, 50, 51].map(|at| tcp + at);
     let at = match random.below(6) {
         0 => random.one_of(&link),
         1 | 2 => random.one_of(&network),

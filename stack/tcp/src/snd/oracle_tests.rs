@@ -480,6 +480,28 @@ fn a_block_heard_before_costs_nothing_and_islands_merge() {
     assert!(world.queue.board.is_none(), "nothing is left to remember");
 }
 
+/// The entry of a retransmission outlives the beginning of its record: cut then, its halves stay where their time is, and are not
+/// looked at behind later ones (found by fuzzing).
+#[test]
+fn the_halves_of_a_trimmed_retransmission_keep_their_time() {
+    let mut world = World::new();
+    (0..4).for_each(|_| world.send(100));
+    world.now += Duration::from_millis(50);
+    world.ack(0, 0, &[(3, 1, 0)]);
+    world.detect(Duration::ZERO);
+    world.resend(1);
+    world.now += Duration::from_millis(10);
+    world.resend(1);
+    world.ack(0, 30, &[]);
+    world.cut(0, 20);
+    let times = |world: &World| -> Vec<Instant> {
+        let resent = &world.queue.board.as_ref().expect("in trouble").resent;
+        resent.iter().map(|entry| entry.1).collect()
+    };
+    assert!(times(&world).is_sorted(), "{:?}", times(&world));
+    world.check();
+}
+
 /// Work is in proportion to what is new, not to the window: ten thousand segments, every hundredth lost, an ACK for each.
 #[test]
 fn the_window_is_not_walked_over_for_each_ack() {

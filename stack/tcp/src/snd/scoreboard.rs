@@ -411,10 +411,12 @@ impl<P: Payload> SendQueue<P> {
             board.judged += 1;
         }
         if second.resent {
-            let first = self.records[index].seq;
-            let at = board.resent.iter().rposition(|entry| entry.0 == first);
-            let at = at.map_or(board.resent.len(), |at| at + 1);
-            board.resent.insert(at, (second.seq, second.sent_at));
+            // Found by its time and not by the first half's number: an acknowledgment may have cut off that one's beginning.
+            let (seq, sent_at) = (second.seq, second.sent_at);
+            let at = board.resent.partition_point(|entry| {
+                entry.1 < sent_at || (entry.1 == sent_at && entry.0.before(seq))
+            });
+            board.resent.insert(at, (seq, sent_at));
         }
     }
 

@@ -153,6 +153,12 @@ fn a_quotation_must_be_of_a_segment_that_we_sent() {
         let mut version = good.clone();
         version[0] ^= 0x20;
         assert_eq!(judge(&version), Err(DropReason::BadIcmp));
+        let ports = good.len() - 8;
+        for port in [ports, ports + 2] {
+            let mut zero = good.clone();
+            zero[port..port + 2].fill(0);
+            assert_eq!(judge(&zero), Err(DropReason::BadIcmp), "port 0");
+        }
     }
     let mut fragment = quoted(true);
     fragment[7] = 1;
