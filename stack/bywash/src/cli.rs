@@ -114,6 +114,17 @@ pub(crate) struct DeviceArgs {
     /// End with an error instead of running in copy mode
     #[arg(long, help_heading = "Device")]
     require_zero_copy: bool,
+    /// Bytes of a frame [default: what MTU and driver need]
+    #[arg(long, value_name = "BYTES", value_parser = chunk_size, help_heading = "Device")]
+    chunk_size: Option<u32>,
+    /// Frames for sending, per shard [default: 8192]
+    #[arg(long, value_name = "N", help_heading = "Device",
+          value_parser = clap::value_parser!(u32).range(512..=1_048_576))]
+    tx_frames: Option<u32>,
+    /// Watch over every frame until the device has completed it, and count it if somebody changes it on the way
+    /// (tx-changed); for tests and a first run on a new NIC
+    #[arg(long, help_heading = "Device")]
+    guard_tx: bool,
     /// Where the demultiplexer is attached
     #[arg(long, value_enum, default_value_t = XdpArg::Auto, help_heading = "Device")]
     xdp: XdpArg,
@@ -310,6 +321,9 @@ impl DeviceArgs {
             RxChecksumArg::VerifyOrPseudo => ChecksumPolicy::FullOrPseudo,
             RxChecksumArg::Trust => ChecksumPolicy::Trusted,
         });
+        config.chunk_size = self.chunk_size;
+        config.tx_frames = self.tx_frames.unwrap_or(config.tx_frames);
+        config.guard_tx = self.guard_tx;
         config.threaded_napi = self.threaded_napi;
         config.queue_steering = match self.queue_steering {
             QueueSteeringArg::None => QueueSteering::None,
@@ -329,6 +343,14 @@ impl DeviceArgs {
             EcnArg::On => EcnMode::On,
             EcnArg::Accept => EcnMode::Accept,
         };
+    }
+}
+
+fn chunk_size(text: &str) -> Result<u32, String> {
+    match text {
+        "2048" => Ok(2048),
+        "4096" => Ok(4096),
+        _ => Err("say 2048 or 4096".to_owned()),
     }
 }
 

@@ -46,8 +46,8 @@ mod stream;
 pub use bywash_engine::config::{Discard, IdlePolicy, PoolLimits, PoolPolicy, ShardConfig};
 pub use bywash_engine::context::{ConnOptions, Context};
 pub use bywash_engine::engine::{
-    Engine, EngineConfig, EngineError, OnDeath, StartError, XdpLimits, XdpMode, XdpRate,
-    XdpSettings,
+    Engine, EngineConfig, EngineDescription, EngineError, OnDeath, StartError, XdpLimits, XdpMode,
+    XdpRate, XdpSettings,
 };
 pub use bywash_engine::memory::MemoryPair;
 pub use bywash_engine::remote::{Failure, FailureCode, Lease, Readiness, Remote, RemoteConfig};

@@ -37,6 +37,7 @@ pub(crate) fn handler(
         let demux = demux.upgrade().ok_or("the engine is ending")?;
         let counters = demux.counters().map_err(|error| error.to_string())?;
         let now = live.now();
+        let shards = ask_shards(&directory)?;
         let report = EngineReport {
             version: version.to_owned(),
             pid: std::process::id(),
@@ -49,14 +50,16 @@ pub(crate) fn handler(
             bind_mode: mode_name(description.bind_mode).to_owned(),
             xdp_mode: description.xdp_mode.to_owned(),
             native_refusal: description.native_refusal.clone(),
-            busy_poll: description.busy_poll.to_string(),
+            zero_copy_refusal: description.zero_copy_refusal.clone(),
+            chunk_size: description.chunk_size,
+            busy_poll: live_busy_poll(&shards).unwrap_or_else(|| description.busy_poll.to_string()),
             tx_checksum: tx_checksum_name(description.tx_checksum).to_owned(),
             rx_checksum: rx_checksum_name(description.checksum).to_owned(),
             queue_steering: ports
                 .lock()
                 .map_or_else(|_| "unknown".to_owned(), |ports| ports.queue_steering()),
             watchdog: watchdog.as_ref().map(|status| status.report()),
-            shards: ask_shards(&directory)?,
+            shards,
             xdp: counters
                 .into_iter()
                 .map(|(name, n)| (name.to_owned(), n))
@@ -72,6 +75,11 @@ pub(crate) fn handler(
         }
         Ok(value)
     })
+}
+
+/// What busy polling is now: it may have changed since the start.
+fn live_busy_poll(shards: &[ShardReport]) -> Option<String> {
+    shards.iter().find_map(|shard| shard.busy_poll.clone())
 }
 
 /// `copy` or `zero-copy`.

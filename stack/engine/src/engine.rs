@@ -21,8 +21,8 @@ pub use bywash_xdp::{
     Limits as XdpLimits, Mode as XdpMode, Rate as XdpRate, Settings as XdpSettings,
 };
 use bywash_xsk::{
-    BusyPoll, KernelModes, Marks, Mode, PoolClass, RingSizes, TxChecksum, UmemConfig, XskConfig,
-    XskPort,
+    BindMode, BusyPoll, KernelModes, Marks, Mode, PoolClass, RingSizes, TxChecksum, UmemConfig,
+    XskConfig, XskError, XskPort,
 };
 use crossbeam::channel::{Receiver, Sender, bounded};
 
@@ -41,6 +41,7 @@ use crate::config::{PoolPolicy, ShardConfig};
 use crate::control;
 use crate::directory::Directory;
 use crate::host::queues::{DeviceQueues, QueueSteering};
+use crate::host::zero_copy;
 use crate::host::{ControlServer, Device, EngineLock, Host, ThreadedNapi, VlanChoice};
 use crate::paths::mtu_of_chunk;
 use crate::pools::FIRST_POOL;
@@ -55,6 +56,8 @@ use crate::steering::{DemuxSteering, EnginePorts, demultiplexed};
 const VETH_OUTSTANDING: u32 = 224;
 /// Headroom for 118 bytes of headers and the 24 of a request to complete the checksum.
 const HEADROOM_WITH_REQUEST: u32 = 192;
+/// How the kernel's generic mode is called in an [`EngineDescription`].
+const GENERIC: &str = "generic";
 /// Chunk sizes: half a page for the usual MTU, and the largest that there is.
 const CHUNK_SMALL: u32 = 2048;
 const CHUNK_LARGE: u32 = 4096;
@@ -140,7 +143,10 @@ impl<S: Service + Send + 'static> Engine<S> {
         let (release, released) = bounded::<()>(0);
         let checksum = checksum_policy(&config, &device);
         let mut engine = Self {
-            description: describe(&device, &demux, &cores, checksum),
+            description: EngineDescription {
+                chunk_size: chunk_size(&config, &device),
+                ..describe(&device, &demux, &cores, checksum)
+            },
             shared,
             directory,
             threads: Vec::new(),
@@ -159,6 +165,10 @@ impl<S: Service + Send + 'static> Engine<S> {
         let clock = MonotonicClock::new();
         for (index, core) in (0..config.shards).zip(cores) {
             let seed = ShardSeed {
+                zero_copy_hint: zero_copy::hint(
+                    device.driver.as_deref(),
+                    engine.description.xdp_mode == GENERIC,
+                ),
                 xsk: xsk_config(&config, &device, index),
                 shard: shard_config(&config, &device, checksum, index),
                 core,
@@ -195,6 +205,7 @@ impl<S: Service + Send + 'static> Engine<S> {
         tracing::info!(
             device,
             mode = control::mode_name(modes.bind),
+            chunk_size = self.description.chunk_size,
             tx_budget = modes.tx_budget.descriptors(),
             tx_checksum = ?modes.tx_checksum,
             busy_poll = %modes.busy_poll,
@@ -211,6 +222,17 @@ impl<S: Service + Send + 'static> Engine<S> {
                 device,
                 "checksums are computed in software: in zero-copy mode a driver may ignore the request"
             );
+        }
+        if let Some(said) = modes.zero_copy_refusal {
+            let generic = self.description.xdp_mode == GENERIC;
+            let hint = zero_copy::hint(self.description.driver.as_deref(), generic);
+            tracing::info!(
+                device,
+                said,
+                hint,
+                "frames are copied: zero copy was refused"
+            );
+            self.description.zero_copy_refusal = Some(format!("{said}: {hint}"));
         }
         self.description.bind_mode = modes.bind;
         self.description.busy_poll = modes.busy_poll;
@@ -308,6 +330,8 @@ impl<S> Drop for Engine<S> {
 /// Everything that a shard's thread needs to build its shard.
 struct ShardSeed {
     xsk: XskConfig,
+    /// What to say if zero copy is insisted on and refused.
+    zero_copy_hint: String,
     shard: ShardConfig,
     core: usize,
     clock: MonotonicClock,
@@ -377,10 +401,21 @@ impl ShardSeed {
     fn open(&self) -> Result<XskPort, StartError> {
         crate::host::cores::pin(self.core)?;
         let queue = self.xsk.queue;
-        let failed = |error| StartError::Xsk {
-            device: self.xsk.interface.clone(),
-            queue,
-            error,
+        let failed = |error| {
+            let device = self.xsk.interface.clone();
+            match error {
+                XskError::NoZeroCopy { source, .. } => StartError::NoZeroCopy {
+                    device,
+                    queue,
+                    source,
+                    hint: self.zero_copy_hint.clone(),
+                },
+                error => StartError::Xsk {
+                    device,
+                    queue,
+                    error,
+                },
+            }
         };
         let mut port = XskPort::open(&self.xsk).map_err(failed)?;
         for (ring, fd) in port.sockets() {
@@ -424,7 +459,24 @@ fn check(config: &EngineConfig, device: &Device) -> Result<(), StartError> {
             most: most.into(),
         });
     }
-    Ok(())
+    let needed = chunk_size(
+        &EngineConfig {
+            chunk_size: None,
+            ..config.clone()
+        },
+        device,
+    );
+    match config.chunk_size {
+        Some(chunk) if chunk < needed || !matches!(chunk, CHUNK_SMALL | CHUNK_LARGE) => {
+            Err(StartError::ChunkSize {
+                device: device.name.clone(),
+                mtu: device.mtu,
+                chunk,
+                needed,
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether received frames come without their tags. A veth's setting says nothing: what its peer puts into the frames stays there,
@@ -460,6 +512,8 @@ fn describe(
         vlans: device.vlans.clone(),
         driver: device.driver.clone(),
         bind_mode: Mode::Copy,
+        zero_copy_refusal: None,
+        chunk_size: CHUNK_SMALL,
         xdp_mode: demux.mode().name(),
         native_refusal: native_refusal(device, demux),
         busy_poll: BusyPoll::Off,
@@ -555,7 +609,6 @@ fn device_queues(
 }
 
 fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {
-    let small = device.mtu <= mtu_of_chunk(CHUNK_SMALL);
     let rings = RingSizes::default();
     let base = XskConfig::new(device.name.clone(), queue);
     let rx_frames = rings.primary
@@ -566,7 +619,7 @@ fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {
     let veth = device.driver.as_deref() == Some("veth");
     XskConfig {
         umem: UmemConfig {
-            chunk_size: if small { CHUNK_SMALL } else { CHUNK_LARGE },
+            chunk_size: chunk_size(config, device),
             rx_frames,
             tx_frames: config.tx_frames,
             headroom: match config.tx_checksum {
@@ -579,10 +632,22 @@ fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {
         mode: config.mode,
         busy_poll: config.busy_poll,
         tx_checksum: config.tx_checksum,
+        guard_tx: config.guard_tx,
         lease_cap: config.shard.lease_cap,
         tx_outstanding_max: veth.then_some(VETH_OUTSTANDING),
         ..base
     }
+}
+
+/// As configured; else the least that the MTU fits into, by this driver's reckoning.
+fn chunk_size(config: &EngineConfig, device: &Device) -> u32 {
+    let coarse =
+        config.mode != BindMode::Copy && zero_copy::needs_large_chunks(device.driver.as_deref());
+    let fits = match device.mtu <= mtu_of_chunk(CHUNK_SMALL) && !coarse {
+        true => CHUNK_SMALL,
+        false => CHUNK_LARGE,
+    };
+    config.chunk_size.unwrap_or(fits)
 }
 
 /// As configured; else by the device: its peer's kernel may hand over frames with only the

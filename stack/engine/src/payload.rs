@@ -40,6 +40,7 @@ impl FramePayload {
         let n = bytes.len().min(tail.len()).min(limit.saturating_sub(have));
         let added = checksum::copy_and_sum(&mut tail[..n], &bytes[..n]);
         self.frame.extend(n);
+        self.frame.umem().count_copied(n);
         self.sum = Some(so_far.then(added));
         n
     }
@@ -87,6 +88,7 @@ impl Payload for FramePayload {
             _ => return false,
         }
         self.frame.extend(bytes.len());
+        self.frame.umem().count_copied(bytes.len());
         self.sum = None;
         true
     }

@@ -163,6 +163,18 @@ pub struct FrameReport {
     pub tx_total: u64,
     /// Transmit frames on the free list.
     pub tx_free: u64,
+    /// With the kernel for receiving: fill ring, driver, and RX rings that are not read yet.
+    #[serde(default)]
+    pub fill: u64,
+    /// Held by connections, queues or the application, and not being sent.
+    #[serde(default)]
+    pub held: u64,
+    /// Sent, and not yet completed.
+    #[serde(default)]
+    pub outstanding: u64,
+    /// Lent to another thread.
+    #[serde(default)]
+    pub leased: u64,
 }
 
 /// The ring of one flow. Counters are since the shard's start, whoever had the ring.
@@ -215,6 +227,9 @@ pub struct ShardReport {
     pub pools_total: u32,
     /// Frames.
     pub frames: FrameReport,
+    /// What busy polling is now; `None`: there is no driver.
+    #[serde(default)]
+    pub busy_poll: Option<String>,
     /// Counters by name.
     pub counters: BTreeMap<String, u64>,
     /// Dropped packets by reason; reasons that did not occur are left out.
@@ -261,6 +276,12 @@ pub struct EngineReport {
     pub bind_mode: String,
     /// `native` or `generic`.
     pub xdp_mode: String,
+    /// Why frames are copied although zero copy was tried.
+    #[serde(default)]
+    pub zero_copy_refusal: Option<String>,
+    /// Bytes of a frame.
+    #[serde(default)]
+    pub chunk_size: u32,
     /// Why XDP is generic although native was asked for first.
     pub native_refusal: Option<String>,
     /// `off`, `on (NAPI 7)`, or why not.
@@ -338,6 +359,7 @@ impl<P: Port> Core<P> {
             time_waits: self.time_waits.len() as u64,
             pools_total: pools_total as u32,
             frames: self.frames(),
+            busy_poll: self.port.busy_poll().map(ToString::to_string),
             counters: self.named_counters(&statistics),
             drops: DropReason::ALL
                 .iter()
@@ -381,11 +403,16 @@ impl<P: Port> Core<P> {
 
     fn frames(&self) -> FrameReport {
         let umem = self.port.umem();
+        let ledger = umem.ledger();
         FrameReport {
             rx_total: u64::from(umem.config().rx_frames),
             rx_free: umem.rx_free() as u64,
             tx_total: u64::from(umem.config().tx_frames),
             tx_free: umem.tx_free() as u64,
+            fill: ledger.fill.into(),
+            held: ledger.held.into(),
+            outstanding: (ledger.held_queued + ledger.tx_outstanding).into(),
+            leased: ledger.leased.into(),
         }
     }
 
@@ -436,6 +463,10 @@ impl<P: Port> Core<P> {
             ("kick-errors", port.kick_errors),
             ("busy-polls", port.busy_polls),
             ("tx-stalls", port.tx_stalls),
+            ("tx-guarded", port.tx_guarded),
+            ("tx-changed", port.tx_changed),
+            ("rx-wakeups", port.rx_wakeups),
+            ("payload-bytes-copied", self.port.umem().copied()),
             (
                 "rx-ring-full",
                 kernel(|k| k.rx_ring_full) + port.rx_ring_full.iter().sum::<u64>(),

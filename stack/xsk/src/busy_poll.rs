@@ -4,8 +4,9 @@
 //! i40e, ixgbe and others do not. There the options are taken and nothing happens, so the kernel is asked first:
 //! `SO_INCOMING_NAPI_ID` is 0 if nobody would be polled.
 //!
-//! A driver that is told to prefer busy polling may leave sent frames uncompleted for as long as nobody polls. [`TxWatch`]
-//! notices, and the preference is taken back.
+//! A socket that prefers busy polling is never woken to send: the NAPI that is polled is to do it. Where a driver sends by
+//! another NAPI (virtio_net; igb with few vectors) nothing leaves at all. [`TxWatch`] notices; the preference then goes to a
+//! socket that only receives, and if frames still do not come back, busy polling ends.
 
 use core::time::Duration;
 use std::time::Instant;
@@ -46,6 +47,12 @@ pub enum BusyPoll {
         /// Its id.
         napi: u32,
     },
+    /// As `On`, but only by receiving calls: where the driver sends by another NAPI than it receives by, calls that send
+    /// must not prefer polling, or nothing would leave.
+    ReceiveOnly {
+        /// Its id.
+        napi: u32,
+    },
     /// It was asked for and is not to be had; frames come by interrupts.
     Unavailable {
         /// Why.
@@ -55,11 +62,24 @@ pub enum BusyPoll {
     Abandoned,
 }
 
+impl BusyPoll {
+    /// Whether system calls poll the driver.
+    pub fn is_on(&self) -> bool {
+        matches!(self, Self::On { .. } | Self::ReceiveOnly { .. })
+    }
+}
+
 impl core::fmt::Display for BusyPoll {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Off => f.write_str("off"),
             Self::On { napi } => write!(f, "on (NAPI {napi})"),
+            Self::ReceiveOnly { napi } => {
+                write!(
+                    f,
+                    "on for receiving (NAPI {napi}); the driver sends by another"
+                )
+            }
             Self::Unavailable { reason } => write!(f, "unavailable: {reason}"),
             Self::Abandoned => f.write_str("abandoned: sent frames did not complete under it"),
         }

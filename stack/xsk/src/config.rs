@@ -172,6 +172,8 @@ pub struct XskConfig {
     pub busy_poll: Option<BusyPollConfig>,
     /// Who completes the checksums of sent packets; in zero-copy mode always software.
     pub tx_checksum: TxChecksum,
+    /// Watch over frames on their way: [`crate::Statistics::tx_changed`]. For tests: every byte sent is hashed twice.
+    pub guard_tx: bool,
     /// How long a bind is retried while a former owner of the queue is still being torn down (7-20 ms is usual).
     pub bind_patience: Duration,
 }
@@ -192,6 +194,7 @@ impl XskConfig {
             tx_budget: Some(256),
             busy_poll: None,
             tx_checksum: TxChecksum::Software,
+            guard_tx: false,
             bind_patience: Duration::from_millis(500),
         }
     }

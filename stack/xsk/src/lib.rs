@@ -21,6 +21,7 @@
 //! | `ring` | producer and consumer cursors, written once for all four rings |
 //! | `busy_poll` | the driver's NAPI, run by our own system calls |
 //! | `tx_checksum` | checksums that the kernel completes |
+//! | `tx_guard` | a test mode: nobody changes what is being sent |
 //! | `socket` | one AF_XDP socket: options, mappings, bind |
 //! | [`port`] | what the engine sees of a queue |
 //! | [`xsk_port`] | a queue of a device |
@@ -44,6 +45,7 @@ mod ring;
 mod socket;
 pub mod statistics;
 mod tx_checksum;
+mod tx_guard;
 pub mod umem;
 pub mod virtual_port;
 pub mod waker;

@@ -5,6 +5,7 @@
 use core::time::Duration;
 use std::rc::Rc;
 
+use crate::busy_poll::BusyPoll;
 use crate::frame::Frame;
 use crate::statistics::Statistics;
 use crate::tx_checksum::PartialChecksum;
@@ -74,6 +75,11 @@ pub trait Port {
         _checksum: PartialChecksum,
     ) -> bool {
         false
+    }
+
+    /// What became of busy polling; `None`: there is no driver behind this port.
+    fn busy_poll(&self) -> Option<&BusyPoll> {
+        None
     }
 
     /// Something that people should know of and that has not been told yet.

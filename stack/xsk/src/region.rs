@@ -291,6 +291,17 @@ impl RegionView {
         Self { own, peer }
     }
 
+    /// The chunk of this memory that the bytes lie in, and how far behind its beginning: where the NIC, or the kernel, wrote
+    /// them. `None`: they are somewhere else, so somebody has copied them.
+    pub fn place_of(&self, bytes: &[u8]) -> Option<(u32, usize)> {
+        let base = self.own.base() as usize;
+        let at = (bytes.as_ptr() as usize).checked_sub(base)?;
+        let size = self.own.chunk_size as usize;
+        let inside =
+            at.checked_add(bytes.len())? <= self.own.bytes() && at % size + bytes.len() <= size;
+        inside.then_some(((at / size) as u32, at % size))
+    }
+
     /// Opens a loan. `None`: it was opened or taken back before, or never made.
     pub fn open(&self, desc: LeaseDesc) -> Option<RxLease> {
         let region = if desc.chunk & FOREIGN != 0 {

@@ -45,6 +45,14 @@ pub enum Mode {
     ZeroCopy,
 }
 
+/// How a queue was had.
+pub(crate) struct Bound {
+    /// How long a former owner had to be waited for; zero: there was none.
+    pub(crate) waited: Duration,
+    /// What the kernel said to zero copy, where copying will do as well.
+    pub(crate) zero_copy_refusal: Option<io::Error>,
+}
+
 /// An AF_XDP socket without its rings; they are mapped from it and must be dropped first.
 pub(crate) struct Socket {
     fd: OwnedFd,
@@ -192,31 +200,56 @@ impl Socket {
         }
     }
 
-    /// Binds the owner of a queue. Returns how long a former owner had to be waited for; zero: there was none.
-    pub(crate) fn bind_primary(
+    /// Binds the owner of a queue.
+    ///
+    /// With neither of its flags the kernel would try zero copy too, then copy, and keep the reason to itself: so both are
+    /// asked for by name.
+    pub(crate) fn bind_primary(&self, config: &XskConfig, ifindex: u32) -> Result<Bound, XskError> {
+        let mut waited = Duration::ZERO;
+        let mut zero_copy_refusal = None;
+        if config.mode != BindMode::Copy {
+            match self.bind_patiently(config, ifindex, libc::XDP_ZEROCOPY, &mut waited) {
+                Ok(()) => {
+                    return Ok(Bound {
+                        waited,
+                        zero_copy_refusal,
+                    });
+                }
+                Err(error) if config.mode == BindMode::ZeroCopy => {
+                    return Err(bind_error(config, error, waited));
+                }
+                Err(error) => zero_copy_refusal = Some(error),
+            }
+        }
+        self.bind_patiently(config, ifindex, libc::XDP_COPY, &mut waited)
+            .map_err(|error| bind_error(config, error, waited))?;
+        Ok(Bound {
+            waited,
+            zero_copy_refusal,
+        })
+    }
+
+    /// Waits while a former owner of the queue is still there, in all at most as long as configured.
+    fn bind_patiently(
         &self,
         config: &XskConfig,
         ifindex: u32,
-    ) -> Result<Duration, XskError> {
-        let mode = match config.mode {
-            // Neither flag: the kernel tries zero copy, then copies without a word. `mode` tells which it became.
-            BindMode::Auto => 0,
-            BindMode::Copy => libc::XDP_COPY,
-            BindMode::ZeroCopy => libc::XDP_ZEROCOPY,
-        };
+        mode: u16,
+        waited: &mut Duration,
+    ) -> io::Result<()> {
         let address = address(mode | libc::XDP_USE_NEED_WAKEUP, ifindex, config.queue, 0);
+        let before = *waited;
         let begin = Instant::now();
-        let mut waited = Duration::ZERO;
         let mut pause = BIND_RETRY_FIRST;
         loop {
             let Err(error) = self.bind(&address) else {
-                return Ok(waited);
+                return Ok(());
             };
-            if error.raw_os_error() != Some(libc::EBUSY) || waited >= config.bind_patience {
-                return Err(bind_error(config, error, waited));
+            if error.raw_os_error() != Some(libc::EBUSY) || *waited >= config.bind_patience {
+                return Err(error);
             }
             std::thread::sleep(pause);
-            waited = begin.elapsed();
+            *waited = before + begin.elapsed();
             pause = (pause * 2).min(BIND_RETRY_LONGEST);
         }
     }

@@ -45,6 +45,10 @@ pub struct Statistics {
     pub busy_polls: u64,
     /// Times that sent frames did not complete, and the kernel was called without its having asked.
     pub tx_stalls: u64,
+    /// With `guard_tx`: frames that were as they had been posted when their completion came.
+    pub tx_guarded: u64,
+    /// With `guard_tx`: frames that were not. Always 0, or somebody rewrites what is being sent.
+    pub tx_changed: u64,
     /// System calls of `wait` that failed for another reason than a signal.
     pub wait_errors: u64,
     /// Receive descriptors that named a chunk which the kernel did not have. Always 0, or the kernel is at fault.

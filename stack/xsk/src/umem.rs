@@ -22,6 +22,7 @@ use crate::config::UmemConfig;
 use crate::error::XskError;
 use crate::frame::Frame;
 use crate::region::{FOREIGN, LeaseDesc, Region, RegionView};
+use crate::tx_guard::{POISON, Seal};
 
 /// An own token exists.
 const TOKEN: u8 = 1;
@@ -112,6 +113,8 @@ pub struct Umem {
     rx_free: FreeList,
     tx_free: FreeList,
     held_by: [Cell<u32>; holder::COUNT],
+    /// Bytes of payload that were copied into this memory.
+    copied: Cell<u64>,
     /// Own chunks whose foreign token is gone, in that order: the completion ring of a wire in memory.
     foreign_done: RefCell<VecDeque<u32>>,
 }
@@ -134,6 +137,7 @@ impl Umem {
             rx_free: FreeList::full(0..config.rx_frames),
             tx_free: FreeList::full(config.rx_frames..frames),
             held_by,
+            copied: Cell::new(0),
             foreign_done: RefCell::default(),
         }))
     }
@@ -287,6 +291,16 @@ impl Umem {
         ))
     }
 
+    /// Notes that `n` bytes of payload were copied into a frame of this memory.
+    pub fn count_copied(&self, n: usize) {
+        self.copied.set(self.copied.get() + n as u64);
+    }
+
+    /// Bytes of payload that were copied into this memory: what is sent once, what is received never.
+    pub fn copied(&self) -> u64 {
+        self.copied.get()
+    }
+
     /// How many chunks each holder has now. Constant time.
     pub fn ledger(&self) -> Ledger {
         let held_by = |index: usize| self.held_by[index].get();
@@ -354,7 +368,7 @@ impl Umem {
     }
 
     /// The chunk that an address of the kernel's is in.
-    fn chunk_at(&self, address: u64) -> Option<u32> {
+    pub(crate) fn chunk_at(&self, address: u64) -> Option<u32> {
         u32::try_from(address >> self.chunk_shift)
             .ok()
             .filter(|chunk| *chunk < self.config.frames())
@@ -406,6 +420,34 @@ impl Umem {
             }
             _ => false,
         }
+    }
+
+    /// Seals a frame that has just been posted with a header of this length before its window.
+    pub(crate) fn seal(&self, frame: &Frame, header_len: usize) -> Seal {
+        let start = frame.headroom() - header_len;
+        let bytes = self.chunk_bytes(frame.id(), start, header_len + frame.len());
+        Seal::new(start as u16, header_len as u16, bytes)
+    }
+
+    /// Whether a chunk that was completed just now is still as it was sealed; overwrites its header.
+    pub(crate) fn break_seal(&self, chunk: u32, seal: &Seal) -> bool {
+        let start = usize::from(seal.start);
+        let held = seal.holds(self.chunk_bytes(chunk, start, seal.len.into()));
+        debug_assert!(!self.is_queued(chunk));
+        // SAFETY: within the chunk, as the seal was made of these bytes. Its completion has come, so the kernel reads it no
+        // more. A token may exist, but these bytes are before its window, and nobody has borrowed them: such a borrow is of a
+        // frame that is not queued, and this one was until now.
+        unsafe {
+            let header = self.region.chunk(chunk).add(start);
+            core::ptr::write_bytes(header, POISON, seal.header_len.into());
+        }
+        held
+    }
+
+    fn chunk_bytes(&self, chunk: u32, start: usize, len: usize) -> &[u8] {
+        assert!(start + len <= self.config.chunk_size as usize);
+        // SAFETY: within the chunk. The callers have a TX chunk that is posted, or was until this moment: nobody writes it.
+        unsafe { core::slice::from_raw_parts(self.region.chunk(chunk).add(start), len) }
     }
 
     pub(crate) fn token_released(&self, chunk: u32) {

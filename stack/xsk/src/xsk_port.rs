@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::busy_poll::{BusyPoll, TxWatch};
+use crate::busy_poll::{BusyPoll, BusyPollConfig, TxWatch};
 use crate::config::{XskConfig, pool_rings};
 use crate::error::XskError;
 use crate::frame::Frame;
@@ -26,11 +26,15 @@ use crate::ring::{CompletionRing, Descriptor, FillRing, RxRing, TxRing};
 use crate::socket::{KERNEL_TX_BUDGET, Mode, Socket, interface_index};
 use crate::statistics::Statistics;
 use crate::tx_checksum::{METADATA_LEN, PartialChecksum, TxChecksum};
+use crate::tx_guard::TxGuard;
 use crate::umem::Umem;
 use crate::waker::Waker;
 
 /// Longest sleep while descriptors wait in the TX ring: nothing but another kick moves them.
 const OWED_KICK_PAUSE: Duration = Duration::from_millis(1);
+
+/// The receiver that may poll the driver where the primary must not: the control pool's, which has no TX ring.
+const RECEIVING_POLLER: usize = 1;
 
 /// How many descriptors one `sendto` takes in copy mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +81,8 @@ pub struct KernelModes {
     pub bind: Mode,
     /// What one `sendto` takes in copy mode.
     pub tx_budget: TxBudget,
+    /// What the kernel said to zero copy, where it was tried and frames are copied instead.
+    pub zero_copy_refusal: Option<String>,
     /// Who completes the checksums of sent packets: software in zero-copy mode, whatever was asked for.
     pub tx_checksum: TxChecksum,
     /// Busy polling.
@@ -103,6 +109,9 @@ pub struct XskPort {
     /// The sockets and the waker, for `wait`.
     poll_fds: Vec<libc::pollfd>,
     bind_wait: Duration,
+    /// What was asked for.
+    busy_poll: Option<BusyPollConfig>,
+    guard: Option<TxGuard>,
     statistics: Statistics,
 }
 
@@ -122,10 +131,11 @@ impl XskPort {
         let primary = Receiver::new(primary, config.rings.primary)?;
         // Some drivers want buffers at bind.
         fill_up(&umem, &mut fill);
-        let bind_wait = primary.socket.bind_primary(config, ifindex)?;
+        let bound = primary.socket.bind_primary(config, ifindex)?;
         let bind = primary.socket.mode()?;
         let modes = KernelModes {
             bind,
+            zero_copy_refusal: bound.zero_copy_refusal.map(|error| error.to_string()),
             tx_budget,
             tx_checksum: match bind {
                 Mode::Copy => config.tx_checksum,
@@ -160,7 +170,9 @@ impl XskPort {
             outstanding_max: config.tx_outstanding_max.unwrap_or(config.rings.tx),
             waker,
             marks: None,
-            bind_wait,
+            bind_wait: bound.waited,
+            busy_poll: config.busy_poll,
+            guard: config.guard_tx.then(|| TxGuard::new(config.umem.frames())),
             statistics: Statistics::default(),
         })
     }
@@ -224,7 +236,7 @@ impl XskPort {
 
     /// Calls the kernel without its having asked, if sent frames do not come back, and ends a busy polling that may be why.
     fn watch_tx(&mut self) {
-        let polls = matches!(self.modes.busy_poll, BusyPoll::On { .. });
+        let polls = self.modes.busy_poll.is_on();
         // In copy mode a completion is the peer's to give: a frame may lie in its queue.
         if !(polls || self.modes.bind == Mode::ZeroCopy) || !self.tx_watch.is_due() {
             return;
@@ -238,19 +250,48 @@ impl XskPort {
         }
         self.statistics.tx_stalls += 1;
         if polls {
-            self.modes.busy_poll = BusyPoll::Abandoned;
-            self.complaint = Some(match self.receivers[0].socket.no_busy_poll() {
-                Ok(()) => "sent frames do not complete under busy polling: it is switched off",
-                Err(_) => {
-                    "sent frames do not complete under busy polling, and it cannot be switched off"
-                }
-            });
+            self.poll_less();
         } else if self.statistics.tx_stalls == 1 {
             self.complaint = Some(
                 "sent frames do not complete and the driver does not ask to be woken: it is woken all the same (counted as tx-stalls)",
             );
         }
         self.send_once();
+    }
+
+    /// Sent frames do not come back: the socket that sends polls no more. The control pool's may go on, because it never
+    /// sends; if that does not help either, nobody polls.
+    fn poll_less(&mut self) {
+        let former = self.poller();
+        if self.receivers[former].socket.no_busy_poll().is_err() {
+            self.modes.busy_poll = BusyPoll::Abandoned;
+            self.complaint = Some(
+                "sent frames do not complete under busy polling, and it cannot be switched off",
+            );
+            return;
+        }
+        let wanted = self.busy_poll.filter(|_| former == 0);
+        let found = wanted.map(|wanted| self.receivers[RECEIVING_POLLER].socket.busy_poll(wanted));
+        (self.modes.busy_poll, self.complaint) = match found {
+            Some(BusyPoll::On { napi }) => (
+                BusyPoll::ReceiveOnly { napi },
+                Some(
+                    "the driver does not send under busy polling: from now on only receiving polls it",
+                ),
+            ),
+            _ => (
+                BusyPoll::Abandoned,
+                Some("sent frames do not complete under busy polling: it is switched off"),
+            ),
+        };
+    }
+
+    /// The receiver whose socket polls the driver.
+    fn poller(&self) -> usize {
+        match self.modes.busy_poll {
+            BusyPoll::ReceiveOnly { .. } => RECEIVING_POLLER,
+            _ => 0,
+        }
     }
 
     /// Posts a frame whose header begins `header_len` bytes before its window.
@@ -267,6 +308,9 @@ impl XskPort {
             options,
         });
         self.umem.posted(frame.id());
+        if let Some(guard) = &mut self.guard {
+            guard.seal(frame.id(), self.umem.seal(frame, header_len));
+        }
         self.outstanding += 1;
         self.statistics.transmitted += 1;
         true
@@ -350,8 +394,17 @@ impl Port for XskPort {
         let count = self.completion.acquire(u32::MAX);
         let mut completed = 0;
         for _ in 0..count {
-            if self.umem.completed(self.completion.take()) {
+            let address = self.completion.take();
+            if self.umem.completed(address) {
                 completed += 1;
+                if let (Some(guard), Some(chunk)) = (&mut self.guard, self.umem.chunk_at(address))
+                    && let Some(seal) = guard.open(chunk)
+                {
+                    match self.umem.break_seal(chunk, &seal) {
+                        true => self.statistics.tx_guarded += 1,
+                        false => self.statistics.tx_changed += 1,
+                    }
+                }
             } else {
                 self.statistics.completions_unexpected += 1;
             }
@@ -370,8 +423,8 @@ impl Port for XskPort {
         {
             self.receivers[0].socket.wake_rx();
             self.statistics.rx_wakeups += 1;
-        } else if matches!(self.modes.busy_poll, BusyPoll::On { .. }) {
-            self.receivers[0].socket.wake_rx();
+        } else if self.modes.busy_poll.is_on() {
+            self.receivers[self.poller()].socket.wake_rx();
             self.statistics.busy_polls += 1;
         }
         moved
@@ -449,6 +502,10 @@ impl Port for XskPort {
         };
         request[..METADATA_LEN].copy_from_slice(&checksum.request());
         self.post(frame, header_len, libc::XDP_TX_METADATA)
+    }
+
+    fn busy_poll(&self) -> Option<&BusyPoll> {
+        Some(&self.modes.busy_poll)
     }
 
     fn complaint(&mut self) -> Option<&'static str> {

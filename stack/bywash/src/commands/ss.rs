@@ -82,6 +82,9 @@ fn engine(out: &mut impl Write, report: &EngineReport, args: &SsArgs) -> io::Res
             vlan.mtu,
         )?;
     }
+    if let Some(why) = &report.zero_copy_refusal {
+        writeln!(out, "  frames are copied; zero copy was refused: {why}")?;
+    }
     watchdog(out, report.watchdog.as_ref())?;
     counters(out, "  demux", report.xdp.iter())?;
     for one in &report.shards {

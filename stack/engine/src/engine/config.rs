@@ -41,6 +41,11 @@ pub struct EngineConfig {
     pub pools: Vec<PoolClass>,
     /// Frames of a shard for sending.
     pub tx_frames: u32,
+    /// Bytes of a frame, 2048 or 4096; `None`: what MTU and driver need.
+    pub chunk_size: Option<u32>,
+    /// Watch over frames on their way to the device: nobody may change one before its completion, or read it afterwards
+    /// ([`bywash_xsk::XskConfig::guard_tx`]). For tests and for a first run on a new device; costs two hashes a frame.
+    pub guard_tx: bool,
     /// Busy polling of the driver's NAPI by the shards, where the driver names one; `None`: interrupts.
     pub busy_poll: Option<BusyPollConfig>,
     /// Who completes the checksums of sent segments; in zero-copy mode always software.
@@ -78,6 +83,8 @@ impl EngineConfig {
             xdp_settings: XdpSettings::default(),
             pools: vec![PoolClass::small(16)],
             tx_frames: 8192,
+            chunk_size: None,
+            guard_tx: false,
             busy_poll: None,
             tx_checksum: TxChecksum::Software,
             rx_checksum: None,
@@ -103,6 +110,11 @@ pub struct EngineDescription {
     pub driver: Option<String>,
     /// Copy or zero copy, read back from the kernel.
     pub bind_mode: Mode,
+    /// What the kernel said to zero copy, and what most likely stands in its way, if frames are copied although zero copy
+    /// was tried.
+    pub zero_copy_refusal: Option<String>,
+    /// Bytes of a frame.
+    pub chunk_size: u32,
     /// `native` or `generic`.
     pub xdp_mode: &'static str,
     /// What the driver said to native XDP, if it is generic for that reason.
@@ -143,6 +155,34 @@ pub enum StartError {
         queue: u32,
         /// What failed.
         error: XskError,
+    },
+    /// Zero copy was insisted on and is not to be had.
+    #[error(
+        "{device} queue {queue}: zero copy is required and was refused: {source}: {hint}; run without --require-zero-copy to have frames copied"
+    )]
+    NoZeroCopy {
+        /// The device.
+        device: String,
+        /// The queue.
+        queue: u32,
+        /// The kernel's answer.
+        source: std::io::Error,
+        /// What most likely stands in the way.
+        hint: String,
+    },
+    /// A size of chunks that the MTU does not fit, or that there is not.
+    #[error(
+        "chunks of {chunk} bytes: {device} has MTU {mtu}, which needs {needed}; leave the size to the engine, or say 2048 or 4096"
+    )]
+    ChunkSize {
+        /// The device.
+        device: String,
+        /// Its MTU.
+        mtu: u16,
+        /// What was asked for.
+        chunk: u32,
+        /// What it needs.
+        needed: u32,
     },
     /// Cores.
     #[error(transparent)]

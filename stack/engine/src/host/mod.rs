@@ -27,6 +27,7 @@
 //! - [`ports`]: dummy kernel sockets that keep the kernel off our ports.
 //! - [`control`]: the control socket, both ends.
 //! - [`queues`]: which queue the NIC puts a flow on.
+//! - [`zero_copy`]: what single drivers want of zero copy.
 //! - [`cores`]: which core a shard is pinned to; [`napi`]: where the device's receive work runs.
 
 pub mod control;
@@ -42,6 +43,7 @@ pub mod ports;
 pub mod queues;
 pub mod thread;
 pub mod vlans;
+pub mod zero_copy;
 
 mod monitor;
 mod neighbours;

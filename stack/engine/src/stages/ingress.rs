@@ -119,6 +119,7 @@ impl<P: Port> Core<P> {
                 }
             }
             frame.extend(lease.len());
+            frame.umem().count_copied(lease.len());
             drop(lease);
             self.counters.taken_over += 1;
             self.on_frame(frame, Arrival::handed(from));
