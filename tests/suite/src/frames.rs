@@ -54,14 +54,14 @@ pub struct Segment {
     pub payload: Vec<u8>,
 }
 
-fn sum(bytes: &[u8]) -> u32 {
+pub(crate) fn sum(bytes: &[u8]) -> u32 {
     bytes
         .chunks(2)
         .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
         .sum()
 }
 
-fn fold(mut sum: u32) -> [u8; 2] {
+pub(crate) fn fold(mut sum: u32) -> [u8; 2] {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

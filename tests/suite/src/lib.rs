@@ -6,9 +6,9 @@
 //!   own services on the same address            raw frames
 //! ```
 //!
-//! [`Bed`] makes the two (with a router between them where packets are to be lost), [`process`] runs programs in them, [`bywash`]
-//! knows the command's lines, [`kernel`] has the kernel's TCP as a peer, [`frames`] the malformed packets, [`remains`] looks for
-//! what an engine has left behind.
+//! [`Bed`] makes the two (with a link emulator between them where packets are to be lost), [`process`] runs programs in them,
+//! [`bywash`] knows the command's lines, [`kernel`] has the kernel's TCP as a peer, [`frames`] the malformed packets, [`pings`] pings,
+//! [`remains`] looks for what an engine has left behind.
 //!
 //! Beds take turns: two cores carry one engine and one peer, and a test that waits for its turn measures nothing. Everything
 //! waits with a limit, and a limit that runs out fails the test with all that the programs have said.
@@ -17,6 +17,7 @@ pub mod bed;
 pub mod bywash;
 pub mod frames;
 pub mod kernel;
+pub mod pings;
 pub mod process;
 pub mod remains;
 pub mod sim;

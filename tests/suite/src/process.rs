@@ -115,6 +115,18 @@ impl Running {
         self.child.id()
     }
 
+    /// How long its threads, all together, were ready to run and did not: other programs had the CPUs.
+    pub fn waited_for_a_cpu(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        // "on a CPU, ready without one (both in ns), times": Documentation/scheduler/sched-stats.rst.
+        let waited = |task: std::fs::DirEntry| -> Option<u64> {
+            let line = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            line.split_whitespace().nth(1)?.parse().ok()
+        };
+        let tasks = tasks.into_iter().flatten().flatten();
+        Duration::from_nanos(tasks.filter_map(waited).sum())
+    }
+
     /// Standard output so far.
     pub fn stdout(&self) -> String {
         self.stdout.text()

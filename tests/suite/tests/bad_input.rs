@@ -454,11 +454,9 @@ fn peers_that_are_not_iperf3() {
     }
     let address = bed.host.v4.to_string();
     let mut report = bed.peer.run("iperf3", &["-c", &address, "-J", "-t", "1"]);
-    for _ in 0..5 {
-        // It may be busy with the last of those peers for a moment.
-        if report.status.success() {
-            break;
-        }
+    let deadline = std::time::Instant::now() + LIMIT;
+    // It may be busy with the last of those peers for a moment.
+    while !report.status.success() && std::time::Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(500));
         report = bed.peer.run("iperf3", &["-c", &address, "-J", "-t", "1"]);
     }

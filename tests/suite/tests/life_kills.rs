@@ -48,12 +48,11 @@ impl Load {
         }
     }
 
-    fn stop(self) -> u64 {
+    fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             thread.join().expect("no panic");
         }
-        self.talks.load(Ordering::Relaxed)
     }
 }
 
@@ -141,8 +140,13 @@ fn killed_fifty_times_and_nothing_is_lost_or_left() {
 
     bywash::ready(&mut engine);
     kernel::echo_once(&bed.peer, SocketAddr::new(bed.host.v4.into(), PORT));
-    let talks = load.stop();
-    assert!(talks > 0, "nobody was ever served");
+    // Engines that live for 75 ms on a busy machine may have ended no conversation; this one lives.
+    let deadline = Instant::now() + LIMIT;
+    while load.talks.load(Ordering::Relaxed) == 0 {
+        assert!(Instant::now() < deadline, "nobody was ever served");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    load.stop();
     bystanders.wait_for(3);
     bystanders.undisturbed();
     bywash::end(engine);

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bywash::{
     ConnId, ConnOptions, Context, Engine, EngineConfig, Event, Luggage, PoolClass, PoolLimits,
@@ -216,6 +216,25 @@ fn many_rings_are_found_by_their_marks() {
     );
 }
 
+/// Looks again and again until it holds.
+#[track_caller]
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// How many connections each shard has.
+fn by_shard(report: &Value) -> Vec<usize> {
+    let shards = report["shards"].as_array().expect("shards");
+    let connections = shards.iter().map(|shard| shard["connections"].as_array());
+    connections
+        .map(|all| all.expect("connections").len())
+        .collect()
+}
+
 /// The peer's queues change, and with them where its flows arrive: they are handed over, and the connections follow.
 #[test]
 fn connections_follow_their_packets_to_another_queue() {
@@ -237,26 +256,19 @@ fn connections_follow_their_packets_to_another_queue() {
             stream
                 .write_all(&vec![1; EACH as usize])
                 .expect("the sink reads");
-            // What was sent has arrived before the queues change.
-            std::thread::sleep(Duration::from_millis(300));
             half.wait();
             changed.wait();
             stream
                 .write_all(&vec![2; EACH as usize])
                 .expect("the sink reads");
-            std::thread::sleep(Duration::from_millis(300));
             stream
         })
     };
     let senders: Vec<_> = (0..flows).map(flow).collect();
+    let received = || seen.lock().expect("nobody panics with it").received;
     half.wait();
-    let by_shard = |report: &Value| -> Vec<usize> {
-        let shards = report["shards"].as_array().expect("shards");
-        let connections = shards.iter().map(|shard| shard["connections"].as_array());
-        connections
-            .map(|all| all.expect("connections").len())
-            .collect()
-    };
+    // What was sent has arrived before the queues change.
+    until("the first half", || received() == EACH * flows as u64);
     let before = ss();
     assert!(
         by_shard(&before)[1] > 0,
@@ -270,6 +282,10 @@ fn connections_follow_their_packets_to_another_queue() {
         .into_iter()
         .map(|sender| sender.join().expect("it sends to its end"))
         .collect();
+    until("the second half", || received() == 2 * EACH * flows as u64);
+    until("every connection is where its packets are", || {
+        by_shard(&ss()) == [flows, 0]
+    });
     let after = ss();
     engine.stop();
     engine.join().expect("a clean end");
