@@ -10,7 +10,7 @@ use crate::context::ConnOptions;
 use crate::host::Resolution;
 use crate::local_ports::LocalPorts;
 use crate::payload::FramePayload;
-use crate::service::{ConnError, ConnId, ConnectError, ListenError, ListenerId, Recv};
+use crate::service::{ConnError, ConnId, ConnectError, Follows, ListenError, ListenerId, Recv};
 use crate::shard::{Conn, Core, Origin, Pressure, peer_of};
 use crate::steering::ListenRefused;
 
@@ -117,7 +117,12 @@ impl<P: Port> Core<P> {
         Ok(id)
     }
 
-    pub(crate) fn send(&mut self, id: ConnId, bytes: &[u8]) -> Result<usize, ConnError> {
+    pub(crate) fn send(
+        &mut self,
+        id: ConnId,
+        bytes: &[u8],
+        follows: Follows,
+    ) -> Result<usize, ConnError> {
         let umem = self.port.umem().clone();
         let reserve = self.config.control_frames as usize;
         let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
@@ -159,7 +164,14 @@ impl<P: Port> Core<P> {
                 self.starve(id.index);
             }
         } else {
-            conn.tcp.push();
+            match follows {
+                Follows::Anything => conn.tcp.push(),
+                Follows::More => conn.tcp.announce_more(),
+                Follows::Record => {
+                    conn.tcp.push();
+                    conn.tcp.end_record();
+                }
+            }
         }
         if taken > 0 {
             self.mark_ready(id.index);
@@ -233,6 +245,20 @@ impl<P: Port> Core<P> {
             .ok_or(ConnError::Unknown)?
             .tcp
             .set_nagle(on);
+        self.mark_ready(id.index);
+        Ok(())
+    }
+
+    pub(crate) fn set_cork(&mut self, id: ConnId, on: bool) -> Result<(), ConnError> {
+        let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
+        conn.tcp.set_cork(on);
+        self.mark_ready(id.index);
+        Ok(())
+    }
+
+    pub(crate) fn push_out(&mut self, id: ConnId) -> Result<(), ConnError> {
+        let conn = self.conns.by_id(id).ok_or(ConnError::Unknown)?;
+        conn.tcp.push_out();
         self.mark_ready(id.index);
         Ok(())
     }

@@ -7,7 +7,7 @@ use bywash_tcp::time::Instant;
 use bywash_tcp::{CongestionControl, Info};
 use bywash_xsk::{Port, RegionView, Waker};
 
-use crate::service::{ConnError, ConnId, ConnectError, ListenError, ListenerId, Recv};
+use crate::service::{ConnError, ConnId, ConnectError, Follows, ListenError, ListenerId, Recv};
 use crate::shard::Core;
 
 /// The shard as its service sees it, between ingress and egress of one turn.
@@ -81,7 +81,17 @@ impl<'a, P: Port> Context<'a, P> {
     /// Copies and sums as much of `bytes` as the send buffer and the TX frames take. If that is
     /// less than all, a `Writable` event follows when there is room.
     pub fn send(&mut self, conn: ConnId, bytes: &[u8]) -> Result<usize, ConnError> {
-        self.core.send(conn, bytes)
+        self.core.send(conn, bytes, Follows::Anything)
+    }
+
+    /// [`send`](Self::send), and says what will follow (like `MSG_MORE` and `MSG_EOR`). It counts once all bytes are taken.
+    pub fn send_followed(
+        &mut self,
+        conn: ConnId,
+        bytes: &[u8],
+        follows: Follows,
+    ) -> Result<usize, ConnError> {
+        self.core.send(conn, bytes, follows)
     }
 
     /// The next bytes of the stream, lent where the NIC wrote them.
@@ -118,6 +128,16 @@ impl<'a, P: Port> Context<'a, P> {
     /// Switches Nagle's algorithm.
     pub fn set_nagle(&mut self, conn: ConnId, on: bool) -> Result<(), ConnError> {
         self.core.set_nagle(conn, on)
+    }
+
+    /// Keeps segments back that are not full until this is switched off, each at most for a time-out (like `TCP_CORK`).
+    pub fn set_cork(&mut self, conn: ConnId, on: bool) -> Result<(), ConnError> {
+        self.core.set_cork(conn, on)
+    }
+
+    /// Lets go what is queued now, whatever cork, `Follows::More` or Nagle's rule keeps back.
+    pub fn push_out(&mut self, conn: ConnId) -> Result<(), ConnError> {
+        self.core.push_out(conn)
     }
 
     /// Acknowledges at once what waits for that, or lets everything wait: until the ways of the connection say otherwise

@@ -133,6 +133,18 @@ pub enum Recv {
     End,
 }
 
+/// What the application knows of the bytes that will follow what it sends now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Follows {
+    /// Nothing: what there is should go.
+    #[default]
+    Anything,
+    /// More, soon: the peer is not pushed, and a segment that is not full waits for the rest (like `MSG_MORE`).
+    More,
+    /// A new record: nothing later shares a segment with this (like `MSG_EOR`).
+    Record,
+}
+
 /// When a service timer or clock reading is wanted as a value.
 pub type Time = Instant;
 

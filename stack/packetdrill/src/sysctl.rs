@@ -66,6 +66,7 @@ impl Sysctls {
         self.switch("tcp_window_scaling", &mut config.window_scale);
         self.count("tcp_retries2", &mut config.retries);
         self.count("tcp_syn_retries", &mut config.syn_retries);
+        self.count("tcp_min_tso_segs", &mut config.burst_segments_min);
         self.seconds("tcp_fin_timeout", &mut config.fin_wait_2);
         self.switch(
             "tcp_slow_start_after_idle",

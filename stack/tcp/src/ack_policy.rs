@@ -1,8 +1,8 @@
 //! When to acknowledge: the debts of acknowledgment, and how long they may wait (RFC 9293 3.8.6.3, RFC 5681 4.2).
 //!
 //! ```text
-//!   at once:  more than one full segment; out of order, or a gap filled; a FIN; while quick ACKs are left;
-//!             all read and the peer had pushed; a duplicate, a challenge, a wider window
+//!   at once:  more than one full segment; out of order, or a gap filled; while quick ACKs are left;
+//!             all read and the peer had pushed; a duplicate, a challenge, a wider window; a FIN after ours
 //!   delayed:  everything else, by the ACK time-out: 40 ms that adapts to how data comes
 //! ```
 //! It is Linux's policy, because peers are tuned to it. A connection begins with quick ACKs, while the peer's congestion window
@@ -102,6 +102,14 @@ impl AckPolicy {
             self.grant_quick(QUICK_MAX, arrived.window, arrived.full);
         }
         self.data_at = now;
+    }
+
+    /// The peer has closed its direction: our own FIN may follow soon and carry the acknowledgment. Not so of a peer that has
+    /// never sent data (as Linux has it).
+    pub(crate) fn on_fin(&mut self) {
+        self.bytes = self.bytes.saturating_add(1);
+        self.now |= self.timeout_us == 0;
+        self.interactive = true;
     }
 
     /// Something is wrong with what comes: the peer should know quickly, for `most` ACKs.

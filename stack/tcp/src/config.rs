@@ -79,6 +79,8 @@ pub struct Config {
     /// TCP Fast Open (RFC 7413): an active open asks for a cookie or shows the one it has, with data on the SYN; a listener
     /// gives and takes cookies. Data on a SYN may be delivered twice: only for requests that may be repeated. Default off.
     pub fast_open: bool,
+    /// Segments of a burst at least, the last of which has PSH. Default 2 (`tcp_min_tso_segs`).
+    pub burst_segments_min: u8,
     /// Probe an idle peer. Default off, as RFC 9293 3.8.4 demands.
     pub keep_alive: Option<KeepAlive>,
 }
@@ -119,7 +121,7 @@ code!(struct Config {
     mss, receive_buffer, receive_buffer_max, receive_segments, send_buffer, nagle, delayed_ack, window_scale, timestamps,
     sack, initial_rto, rto_min, rto_max, persist_min, persist_max, msl, fin_wait_2, retries,
     syn_retries, congestion, pacing, max_pacing_rate, slow_start_after_idle, ecn, user_timeout, keep_alive,
-    challenge_interval, orphan_retries, mtu_probing, user_timeout_option, fast_open
+    challenge_interval, orphan_retries, mtu_probing, user_timeout_option, fast_open, burst_segments_min
 });
 
 impl Config {
@@ -172,6 +174,7 @@ impl Default for Config {
             user_timeout: None,
             user_timeout_option: false,
             fast_open: false,
+            burst_segments_min: 2,
             keep_alive: None,
         }
     }

@@ -306,14 +306,15 @@ impl<P: Payload> Receiver<P> {
         self.fin == Some(self.nxt) && !self.finished
     }
 
-    /// The FIN is in order: it takes a number, and is acknowledged at once.
+    /// The FIN is in order: it takes a number. What came twice is of no interest to a peer that sends nothing more.
     pub(crate) fn on_fin(&mut self) {
         self.finished = true;
         self.nxt += 1;
         if self.edge.before(self.nxt) {
             self.edge = self.nxt;
         }
-        self.ack.demand();
+        self.ack.on_fin();
+        self.duplicate = None;
         self.ooo.clear();
     }
 

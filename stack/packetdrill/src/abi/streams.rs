@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, c_void};
 
+use bywash_engine::service::Follows;
 use libc::{iovec, loff_t, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 use nix::errno::Errno;
 
@@ -9,7 +10,7 @@ use super::calls::{attempt, connect_to, is_nonblocking};
 use super::memory::{self, Address};
 use super::{answer, gate};
 use crate::gate::Gate;
-use crate::sockets::{Progress, Received, SendFlags};
+use crate::sockets::{Progress, Received};
 
 /// Control message of `TCP_INQ`, which libc has no name for.
 const TCP_CM_INQ: c_int = 36;
@@ -29,11 +30,16 @@ fn transmit(gate: &Gate, fd: c_int, bytes: &[u8], flags: c_int) -> Result<ssize_
         return Err(Errno::EOPNOTSUPP);
     }
     let may_wait = flags & libc::MSG_DONTWAIT == 0 && !is_nonblocking(gate, fd);
-    let more = flags & libc::MSG_MORE != 0;
+    let follows = if flags & libc::MSG_MORE != 0 {
+        Follows::More
+    } else if flags & libc::MSG_EOR != 0 {
+        Follows::Record
+    } else {
+        Follows::Anything
+    };
     let mut progress = Progress::default();
     let result = attempt(gate, may_wait, |machine| {
-        machine
-            .call(|sockets, cx| sockets.transmit(cx, fd, bytes, SendFlags { more }, &mut progress))
+        machine.call(|sockets, cx| sockets.transmit(cx, fd, bytes, follows, &mut progress))
     });
     match result {
         Ok(done) => Ok(done as ssize_t),

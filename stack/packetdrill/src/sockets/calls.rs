@@ -208,7 +208,6 @@ impl Sockets {
         let conn = socket.conn();
         socket.state = State::Fresh;
         socket.head.clear();
-        socket.corked.clear();
         socket.error = None;
         (socket.shut_read, socket.shut_write) = (false, false);
         if let Some(conn) = conn {
@@ -228,7 +227,6 @@ impl Sockets {
         fd: RawFd,
         how: How,
     ) -> Result<(), Errno> {
-        self.uncork(cx, fd)?;
         let key = self.key(fd)?;
         let socket = self.socket_mut(fd)?;
         let conn = match &socket.state {
@@ -258,9 +256,6 @@ impl Sockets {
     /// # Errors
     /// `EBADF`.
     pub fn close<P: Port>(&mut self, cx: &mut Context<'_, P>, fd: RawFd) -> Result<(), Errno> {
-        if let Ok(Object::Socket(_)) = self.fds.get(&fd).ok_or(Errno::EBADF) {
-            self.uncork(cx, fd)?;
-        }
         let object = self.fds.remove(&fd).ok_or(Errno::EBADF)?;
         for other in self.fds.values_mut() {
             if let Object::Epoll(epoll) = other {

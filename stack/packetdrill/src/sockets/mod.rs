@@ -44,7 +44,7 @@ use crate::sysctl::Sysctls;
 
 pub use calls::How;
 pub use epoll::EpollEvent;
-pub use stream::{Progress, Received, SendFlags};
+pub use stream::{Progress, Received};
 
 use epoll::Epoll;
 use pipe::{Pipe, PipeEnd};
@@ -146,6 +146,7 @@ impl Sockets {
         let key = self.fresh_key();
         let parent = self.sockets.get_mut(&listener).expect("just found");
         let child = parent.child(conn);
+        child.cork(cx, conn);
         if let State::Listening(listening) = &mut parent.state {
             listening.queue.push_back(key);
         }
@@ -177,6 +178,7 @@ impl Service for Sockets {
                 if let Some(socket) = self.socket_of(conn) {
                     socket.state = State::Connected(conn);
                     socket.edges.write += 1;
+                    socket.cork(cx, conn);
                 }
             }
             Event::Readable { conn } => {
@@ -194,13 +196,8 @@ impl Service for Sockets {
             }
             Event::Closed { conn, reason } => self.on_closed(cx, conn, Some(reason)),
             Event::Unreachable { conn, .. } => self.on_closed(cx, conn, None),
-            // A timer of no socket only wakes the machine: who waits looks at the clock.
-            Event::Timer { token } => {
-                if let Some(socket) = self.sockets.get_mut(&Key(token)) {
-                    socket.on_cork_timer(cx);
-                }
-            }
-            Event::Started | Event::Stopping => {}
+            // A timer only wakes the machine: who waits looks at the clock.
+            Event::Timer { .. } | Event::Started | Event::Stopping => {}
         }
     }
 }

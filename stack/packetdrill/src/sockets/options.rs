@@ -164,13 +164,16 @@ impl Sockets {
         {
             // It has ended in this very turn: the option is kept, and has nothing left to do.
         }
-        let lets_go = match (level, name) {
-            (libc::SOL_TCP, libc::TCP_CORK) => !options.cork,
-            (libc::SOL_TCP, libc::TCP_NODELAY) => options.nodelay,
-            _ => false,
-        };
-        if lets_go {
-            self.uncork(cx, fd)?;
+        if let Some(conn) = conn {
+            let told = match (level, name) {
+                (libc::SOL_TCP, libc::TCP_CORK) => cx.set_cork(conn, options.cork),
+                // As Linux: what is queued now goes, whatever the cork says.
+                (libc::SOL_TCP, libc::TCP_NODELAY) if options.nodelay => cx.push_out(conn),
+                _ => Ok(()),
+            };
+            if told.is_err() {
+                // As above.
+            }
         }
         Ok(())
     }

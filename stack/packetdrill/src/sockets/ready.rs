@@ -86,7 +86,7 @@ impl Socket {
         let few = self
             .options
             .unsent_low_water()
-            .is_none_or(|most| info.unsent + (self.corked.len() as u64) < most);
+            .is_none_or(|most| info.unsent < most);
         few && level.contains(Readiness::WRITABLE)
     }
 }

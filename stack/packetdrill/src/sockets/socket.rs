@@ -6,7 +6,6 @@ use std::os::fd::RawFd;
 
 use bywash_engine::context::Context;
 use bywash_engine::service::{ConnId, ListenerId, Recv};
-use bywash_engine::tcp::time::Instant;
 use bywash_engine::tcp::{CloseReason, Info};
 use bywash_engine::xsk::{Frame, Port};
 use nix::errno::Errno;
@@ -70,10 +69,6 @@ pub(super) struct Socket {
     pub(super) peer_closed: bool,
     /// Taken from the connection and not yet read: the rest of a frame, or what `MSG_PEEK` has looked at.
     pub(super) head: VecDeque<Frame>,
-    /// Written under `TCP_CORK` or `MSG_MORE`, and less than a segment.
-    pub(super) corked: Vec<u8>,
-    /// Until when something is held back at most; a timer runs for it.
-    pub(super) corked_until: Option<Instant>,
     /// The last picture of a connection that is gone.
     pub(super) last_info: Option<Box<Info>>,
     pub(super) edges: Edges,
@@ -94,8 +89,6 @@ impl Socket {
             shut_write: false,
             peer_closed: false,
             head: VecDeque::new(),
-            corked: Vec::new(),
-            corked_until: None,
             last_info: None,
             edges: Edges::default(),
         }
@@ -146,6 +139,13 @@ impl Socket {
         self.state = State::Ended;
         self.edges.read += 1;
         self.edges.write += 1;
+    }
+
+    /// Tells a new connection of a cork that was set before there was one.
+    pub(super) fn cork<P: Port>(&self, cx: &mut Context<'_, P>, conn: ConnId) {
+        if self.options.cork && cx.set_cork(conn, true).is_err() {
+            // It has ended in this very turn.
+        }
     }
 
     /// Reports the pending error once.

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 
 use bywash_engine::context::Context;
-use bywash_engine::service::{ConnError, ConnId, Recv};
+use bywash_engine::service::{ConnError, Follows, Recv};
 use bywash_engine::xsk::Port;
 use nix::errno::Errno;
 
@@ -15,9 +15,6 @@ use super::{Attempt, Object, Sockets};
 const SIOCOUTQNSD: u64 = 0x894b;
 const SIOCATMARK: u64 = 0x8905;
 
-/// How long a cork holds bytes back at least, as tcp(7) says; as Linux, a time-out if that is longer.
-const CORK_TIME: std::time::Duration = std::time::Duration::from_millis(200);
-
 /// What a call of the `recv` family gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Received {
@@ -27,13 +24,6 @@ pub struct Received {
     pub counted: usize,
     /// Bytes that are left to read, if the socket is to tell (`TCP_INQ`).
     pub left: Option<usize>,
-}
-
-/// The flags of the `send` family that mean something here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SendFlags {
-    /// `MSG_MORE`: as if corked for this call.
-    pub more: bool,
 }
 
 /// A write in progress: how much of it is done.
@@ -108,7 +98,7 @@ impl Sockets {
         cx: &mut Context<'_, P>,
         fd: RawFd,
         bytes: &[u8],
-        flags: SendFlags,
+        follows: Follows,
         progress: &mut Progress,
     ) -> Attempt<usize> {
         if let Some(Object::Pipe(_)) = self.fds.get(&fd) {
@@ -126,28 +116,13 @@ impl Sockets {
             State::Fresh | State::Listening(_) | State::Ended => return Err(Errno::EPIPE),
         };
         let rest = &bytes[progress.done..];
-        let taken = socket.offer(cx, conn, rest, flags.more)?;
-        if socket.corked.is_empty() {
-            socket.corked_until = None;
-        } else if socket.corked_until.is_none() {
-            let rto = cx.info(conn).map_or(0, |info| info.rto_ns);
-            let time = CORK_TIME.max(std::time::Duration::from_nanos(rto));
-            let end = bywash_engine::tcp::time::Duration::from_nanos(time.as_nanos() as u64);
-            socket.corked_until = Some(cx.now() + end);
-            cx.set_timer(time, key.0);
-        }
+        let taken = cx
+            .send_followed(conn, rest, follows)
+            .map_err(|error| match error {
+                ConnError::Unknown | ConnError::SendClosed => Errno::EPIPE,
+            })?;
         progress.done += taken;
         Ok((progress.done == bytes.len()).then_some(progress.done))
-    }
-
-    /// Sends what `TCP_CORK` or `MSG_MORE` held back, whatever the cork says now.
-    pub(super) fn uncork<P: Port>(
-        &mut self,
-        cx: &mut Context<'_, P>,
-        fd: RawFd,
-    ) -> Result<(), Errno> {
-        self.socket_mut(fd)?.push_corked(cx);
-        Ok(())
     }
 
     /// Whether the stream has ended and everything was read.
@@ -190,13 +165,12 @@ impl Sockets {
             return Err(Errno::EINVAL);
         }
         let info = socket.conn().and_then(|conn| cx.info(conn).ok());
-        let held = socket.corked.len();
         let bytes = match request {
             libc::FIONREAD => self.readable(cx, fd)?,
             libc::TIOCOUTQ => {
-                held + info.map_or(0, |info| (info.unsent + u64::from(info.in_flight)) as usize)
+                info.map_or(0, |info| (info.unsent + u64::from(info.in_flight)) as usize)
             }
-            SIOCOUTQNSD => held + info.map_or(0, |info| info.unsent as usize),
+            SIOCOUTQNSD => info.map_or(0, |info| info.unsent as usize),
             SIOCATMARK => 0,
             _ => return Err(Errno::ENOTTY),
         };
@@ -219,26 +193,6 @@ impl Sockets {
 }
 
 impl Socket {
-    /// A cork holds for so long and no longer. An earlier hold's timer is ignored.
-    pub(super) fn on_cork_timer<P: Port>(&mut self, cx: &mut Context<'_, P>) {
-        if self.corked_until.is_some_and(|until| cx.now() >= until) {
-            self.push_corked(cx);
-        }
-    }
-
-    /// Sends what is held back.
-    pub(super) fn push_corked<P: Port>(&mut self, cx: &mut Context<'_, P>) {
-        self.corked_until = None;
-        if let Some(conn) = self.conn() {
-            let held = std::mem::take(&mut self.corked);
-            match cx.send(conn, &held) {
-                Ok(taken) => self.corked = held[taken..].to_vec(),
-                // The connection is gone, and what was to be sent with it.
-                Err(ConnError::Unknown | ConnError::SendClosed) => {}
-            }
-        }
-    }
-
     /// Bytes taken from the connection and not yet read.
     pub(super) fn queued(&self) -> usize {
         self.head.iter().map(bywash_engine::xsk::Frame::len).sum()
@@ -296,40 +250,5 @@ impl Socket {
             State::Connecting(_) | State::Connected(_) if at_end => Ok(Some(Received::default())),
             State::Connecting(_) | State::Connected(_) => Ok(None),
         }
-    }
-
-    /// Gives bytes to the connection; under a cork only whole segments leave. Returns how many were taken.
-    fn offer<P: Port>(
-        &mut self,
-        cx: &mut Context<'_, P>,
-        conn: ConnId,
-        bytes: &[u8],
-        more: bool,
-    ) -> Result<usize, Errno> {
-        let gone = |error| match error {
-            ConnError::Unknown | ConnError::SendClosed => Errno::EPIPE,
-        };
-        if !self.options.cork && !more && self.corked.is_empty() {
-            return cx.send(conn, bytes).map_err(gone);
-        }
-        let held = self.corked.len();
-        self.corked.extend_from_slice(bytes);
-        let keep = if self.options.cork || more {
-            let mss = cx.info(conn).map_or(1, |info| info.mss.max(1)) as usize;
-            self.corked.len() % mss
-        } else {
-            0
-        };
-        let now = self.corked.len() - keep;
-        let sent = cx.send(conn, &self.corked[..now]).map_err(gone)?;
-        if sent < now {
-            // No room: what cannot even be held is not taken.
-            let kept_before = held.saturating_sub(sent);
-            self.corked.drain(..sent);
-            self.corked.truncate(kept_before);
-            return Ok(sent.saturating_sub(held));
-        }
-        self.corked.drain(..now);
-        Ok(bytes.len())
     }
 }

@@ -130,12 +130,6 @@ impl<P: Payload> Connection<P> {
         Ok(())
     }
 
-    /// PUSH (RFC 9293 3.9.1.2): what the application wrote ends with what was queued last. That segment will have the PSH flag
-    /// even if more is written before it goes.
-    pub fn push(&mut self) {
-        self.snd.push_mark();
-    }
-
     /// The next payload in order. The window that this opens is told to the peer by `poll_transmit`, once it is worth it.
     pub fn recv(&mut self) -> Option<P> {
         let srtt = self.rtt.is_measured().then(|| self.rtt.srtt());

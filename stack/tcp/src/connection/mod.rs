@@ -15,6 +15,7 @@ mod api;
 mod checks;
 mod configure;
 mod fast_open;
+mod hold;
 mod icmp;
 mod info;
 mod on_ack;
@@ -49,6 +50,7 @@ use crate::snd::SendQueue;
 use crate::state::{Input, Opened, Phase};
 use crate::time::Instant;
 use crate::timer::{Timer, Timers};
+use hold::Holds;
 
 /// Least segment size believed of a peer (Linux's `TCP_MIN_SND_MSS`): a smaller one would make us send headers only.
 const PEER_MSS_MIN: u16 = 48;
@@ -149,8 +151,11 @@ struct Control {
     cwnd_limited: bool,
     /// The lost segment still lies in the transmit queue, and that was counted.
     blocked: bool,
-    /// New segments since the last time that nothing more could go.
+    /// New segments of the present burst that were sent, and that may follow.
     burst: u8,
+    burst_left: u8,
+    /// What keeps the last segment back while it is not full.
+    holds: Holds,
     /// An ICMP error said that the peer cannot be reached, and nothing has been acknowledged since.
     soft_error: bool,
 }
@@ -158,7 +163,8 @@ struct Control {
 code!(struct Control {
     clock, heard_at, sent_at, small_end, reset, attempts, probes,
     persist_backoff, probe, override_sws, nagle, fin_queued, orphaned, want_writable, syn_lost,
-    cwnd_limited, blocked, burst, soft_error
+    cwnd_limited, blocked, burst, burst_left, holds,
+    soft_error
 });
 
 /// What is counted; see [`Info`](crate::Info).

@@ -24,6 +24,7 @@ impl<P: Payload> Connection<P> {
         let ack = segment.ack;
         self.control.heard_at = now;
         self.control.probes = 0;
+        self.control.holds.on_ack();
         self.ecn.on_ack(segment.flags);
         let recoveries = self.loss.fast_recoveries();
         let window = self.scaled_window(segment);

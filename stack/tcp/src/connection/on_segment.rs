@@ -234,6 +234,10 @@ impl<P: Payload> Connection<P> {
             None => Disposition::Accepted,
         };
         if self.rcv.fin_is_next() {
+            // At a closed window the peer may be asking, and after our own FIN there is nothing to wait for.
+            if self.phase != Phase::Established || self.rcv.window() == 0 {
+                self.rcv.ack.demand();
+            }
             self.rcv.on_fin();
             self.events.raise(Pending::READABLE);
             self.transition(Input::PeerFin);

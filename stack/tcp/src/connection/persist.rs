@@ -34,6 +34,9 @@ impl<P: Payload> Connection<P> {
         }
         if self.snd.usable_window() > 0 {
             self.control.override_sws = true;
+            // Or the application keeps it back, and has done so for long enough.
+            self.push();
+            self.push_out();
             return;
         }
         // Probes are answered by ACKs that keep the window closed, as long as the peer likes (RFC 9293 3.8.6.1): only

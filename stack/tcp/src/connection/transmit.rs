@@ -14,6 +14,9 @@ use crate::payload::Payload;
 use crate::state::Phase;
 use crate::time::Instant;
 
+/// Bytes of the longest burst that ends without PSH on the way: what Linux's segmentation offload takes at once.
+const BURST_MAX: u64 = 65_536;
+
 impl<P: Payload> Connection<P> {
     /// The next segment to send; call until `None`. A segment returned counts as sent.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit<'_, P>> {
@@ -182,6 +185,7 @@ impl<P: Payload> Connection<P> {
             if self.snd.pipe() < self.congestion.window() {
                 self.snd.rate.on_app_limited(self.snd.pipe());
             }
+            self.control.holds.on_empty();
             self.stop(LimitedBy::Application);
             return None;
         };
@@ -193,7 +197,7 @@ impl<P: Payload> Connection<P> {
             return None;
         }
         let (len, fin) = (record.len, record.fin);
-        if !self.snd.is_outstanding() {
+        if !self.snd.is_outstanding() && self.snd.usable_window() > 0 {
             self.restart_after_idle(now);
         }
         self.age_path_mtu(now);
@@ -211,7 +215,7 @@ impl<P: Payload> Connection<P> {
             self.arm_persist(now);
             return None;
         };
-        if sendable == len && !fin && self.nagle_holds(index, len) {
+        if sendable == len && !fin && self.is_held(now, index, len) {
             self.stop(LimitedBy::Nagle);
             return None;
         }
@@ -235,18 +239,6 @@ impl<P: Payload> Connection<P> {
         worth.then_some(usable)
     }
 
-    /// Nagle's rule (RFC 9293 3.7.4) in Minshall's form, as in Linux: a small segment waits while another small one is
-    /// unacknowledged. What is followed by more waits for nothing.
-    fn nagle_holds(&self, index: usize, len: u32) -> bool {
-        self.control.nagle
-            && self.snd.is_last(index)
-            && (len as usize) < self.segment_limit()
-            && self
-                .control
-                .small_end
-                .is_some_and(|end| end.after(self.snd.una))
-    }
-
     /// Nothing is on the way. RFC 5681 4.1: after silence of more than a time-out the old window proves nothing.
     fn restart_after_idle(&mut self, now: Instant) {
         let moment = self.moment(now);
@@ -260,7 +252,7 @@ impl<P: Payload> Connection<P> {
     }
 
     fn stop(&mut self, limit: LimitedBy) {
-        self.control.burst = 0;
+        (self.control.burst, self.control.burst_left) = (0, 0);
         if !self.control.blocked {
             self.counters.limited_by = limit;
         }
@@ -287,10 +279,8 @@ impl<P: Payload> Connection<P> {
     }
 
     fn transmit_record(&mut self, index: usize, now: Instant, again: bool) -> Transmit<'_, P> {
-        let last = self.snd.is_last(index);
         let record = self.snd.record(index);
         let (seq, len, syn, fin) = (record.seq, record.len, record.syn, record.fin);
-        let push = record.push;
         let mut segment = if syn {
             self.syn_segment(now)
         } else {
@@ -308,11 +298,17 @@ impl<P: Payload> Connection<P> {
         if fin {
             segment.flags.insert(Flags::FIN);
         }
-        // RFC 9293 3.9.1.2: push where what the application wrote ends, where nothing more is there to follow, and where a
-        // burst ends that the windows cut short: the receiver's GRO need not wait for more, and on the wire this is what
-        // Linux's segmentation offload sends.
-        let ends_burst = !syn && len > 0 && !again && self.ends_burst(index);
-        if !syn && len > 0 && (last || push || ends_burst) {
+        // RFC 9293 3.9.1.2: push where what the application wrote ends, and where a burst ends: the receiver's GRO need not
+        // wait for more, and on the wire this is what Linux's segmentation offload sends.
+        if !again && self.snd.is_last(index) && self.control.holds.is_finished() {
+            self.snd.mark_pushed(index);
+        }
+        let ends_burst = if again {
+            self.snd.resends_burst_end(index, now)
+        } else {
+            !syn && len > 0 && self.ends_burst(index)
+        };
+        if !syn && len > 0 && (ends_burst || self.snd.record(index).push) {
             segment.flags.insert(Flags::PSH);
         }
         self.snd.on_sent(index, now);
@@ -342,11 +338,27 @@ impl<P: Payload> Connection<P> {
         }
     }
 
-    /// Whether the new segment at `index` is not the first of this burst, and the windows let no other go after it.
+    /// Whether the new segment at `index` ends a burst, which is two segments at least.
     fn ends_burst(&mut self, index: usize) -> bool {
-        self.control.burst = self.control.burst.saturating_add(1);
-        if self.control.burst < 2 || self.snd.is_last(index) {
+        if self.control.burst_left == 0 {
+            self.control.burst = 0;
+            self.control.burst_left = self.burst_segments();
+        }
+        self.control.burst += 1;
+        self.control.burst_left -= 1;
+        if self.control.burst_left > 0 && !self.is_last_for_now(index) {
             return false;
+        }
+        self.control.burst_left = 0;
+        let several = self.control.burst > 1;
+        self.snd.note_burst(index, several);
+        several
+    }
+
+    /// Whether nothing may go after the segment at `index`: nothing is there, or the windows are full.
+    fn is_last_for_now(&self, index: usize) -> bool {
+        if self.snd.is_last(index) {
+            return true;
         }
         let limit = self.segment_limit() as u32;
         let (this, next) = (self.snd.record(index), self.snd.record(index + 1));
@@ -354,6 +366,24 @@ impl<P: Payload> Connection<P> {
         let end = this.end() + desired;
         self.snd.pipe() + this.len + desired > self.congestion.window()
             || end.after(self.snd.una + self.snd.wnd)
+    }
+
+    /// How many segments a burst has that begins now: as many as Linux puts into one packet for segmentation offload
+    /// (`tcp_tso_autosize`, `tcp_cwnd_test`). That is a millisecond's worth, more on short paths, at least two, and not more
+    /// than half the window. At least one.
+    fn burst_segments(&self) -> u8 {
+        let mss = self.segment_limit() as u64;
+        let rate = self.congestion.pacing_rate(self.rtt.srtt());
+        let by_rate = rate.map_or(BURST_MAX, |rate| rate >> 10);
+        let by_path = BURST_MAX
+            .checked_shr((self.rtt.min().as_micros() >> 9).min(64) as u32)
+            .unwrap_or(0);
+        let bytes = (by_rate + by_path).min(BURST_MAX);
+        let segments = (bytes / mss).max(self.config.burst_segments_min.into());
+        let window = u64::from(self.congestion.window());
+        let free = window.saturating_sub(self.snd.pipe().into());
+        let most = (window / mss / 2).min(free / mss);
+        segments.min(most).clamp(1, u8::MAX.into()) as u8
     }
 
     fn on_record_sent(

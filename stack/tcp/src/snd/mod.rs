@@ -50,6 +50,10 @@ pub(crate) struct Record<P> {
     pub(crate) fin: bool,
     /// What the application wrote ends here.
     pub(crate) push: bool,
+    /// The last of several segments that were sent in one burst.
+    burst_end: bool,
+    /// Nothing may be appended.
+    sealed: bool,
     /// The peer has named it in a SACK block; then it is neither lost nor on the way.
     pub(crate) sacked: bool,
     /// It was counted as delivered when it was SACKed; outlives the SACK block if the peer takes that back.
@@ -149,6 +153,8 @@ impl<P: Payload> SendQueue<P> {
             sacked: false,
             counted: false,
             push: false,
+            burst_end: false,
+            sealed: false,
             lost: false,
             resent: false,
         });
@@ -178,14 +184,21 @@ impl<P: Payload> SendQueue<P> {
         self.push_record(None, false, true);
     }
 
-    /// The last segment if it is data, not sent, and no FIN follows.
+    /// The last segment if it is data, not sent, no FIN follows, and it may grow.
     pub(crate) fn unsent_tail(&mut self) -> Option<&mut Record<P>> {
         if !self.has_unsent() {
             return None;
         }
         self.records
             .back_mut()
-            .filter(|last| last.payload.is_some() && !last.fin)
+            .filter(|last| last.payload.is_some() && !last.fin && !last.sealed)
+    }
+
+    /// Nothing may be appended to what was queued last.
+    pub(crate) fn seal(&mut self) {
+        if let Some(tail) = self.unsent_tail() {
+            tail.sealed = true;
+        }
     }
 
     /// What the application wrote ends with the last segment.
@@ -193,6 +206,25 @@ impl<P: Payload> SendQueue<P> {
         if let Some(tail) = self.unsent_tail() {
             tail.push = true;
         }
+    }
+
+    /// What the application wrote ends with this record, as far as is known when it is sent.
+    pub(crate) fn mark_pushed(&mut self, index: usize) {
+        self.records[index].push = true;
+    }
+
+    /// The record was the last of a burst, of `several` segments or alone.
+    pub(crate) fn note_burst(&mut self, index: usize, several: bool) {
+        self.records[index].burst_end = several;
+    }
+
+    /// Whether the record, which is sent again, ended a burst and follows now on another one of the same burst.
+    pub(crate) fn resends_burst_end(&self, index: usize, now: Instant) -> bool {
+        let before = index.checked_sub(1).map(|index| &self.records[index]);
+        self.records[index].burst_end
+            && before.is_some_and(|before| {
+                before.resent && before.sent_at == now && !before.burst_end && !before.push
+            })
     }
 
     /// `n` bytes were appended to the unsent tail.
@@ -310,6 +342,8 @@ impl<P: Payload> SendQueue<P> {
         record.len = at;
         record.fin = false;
         record.push = false;
+        record.burst_end = false;
+        record.sealed = false;
         self.records.insert(index + 1, second);
         if index < self.sent {
             self.sent += 1;
@@ -327,6 +361,7 @@ impl<P: Payload> SendQueue<P> {
                 return false;
             };
             if self.records[index].payload.is_none()
+                || self.records[index].sealed
                 || next.payload.is_none()
                 || (next.len > missing && !self.split(index + 1, missing))
             {
@@ -347,6 +382,8 @@ impl<P: Payload> SendQueue<P> {
             record.len += next.len;
             record.fin = next.fin;
             record.push = next.push;
+            record.burst_end = next.burst_end;
+            record.sealed = next.sealed;
         }
         self.records[index].len == len || self.split(index, len)
     }

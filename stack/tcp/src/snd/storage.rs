@@ -24,6 +24,7 @@ impl<P: Payload> SendQueue<P> {
                 (record.syn, (record.fin, record.push)),
             )
                 .save(out);
+            (record.burst_end, record.sealed).save(out);
             (
                 (record.sacked, record.counted),
                 (record.lost, record.resent),
@@ -88,6 +89,7 @@ impl<P: Payload> SendQueue<P> {
     ) -> Result<Record<P>, SnapshotError> {
         let (sent_at, stamp) = Code::load(input)?;
         let (transmissions, (syn, (fin, push))) = Code::load(input)?;
+        let (burst_end, sealed) = Code::load(input)?;
         let ((sacked, counted), (lost, resent)) = Code::load(input)?;
         let payload = if bool::load(input)? {
             Some(input.payload(make)?)
@@ -105,6 +107,8 @@ impl<P: Payload> SendQueue<P> {
             syn,
             fin,
             push,
+            burst_end,
+            sealed,
             sacked,
             counted,
             lost,

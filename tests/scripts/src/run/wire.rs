@@ -9,8 +9,9 @@ use crate::script::{EcnSpec, Icmp, Micros, Packet, Segment, TcpOption};
 
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
+const CWR: u8 = 0x80;
 /// Bits that segments of one run may differ in: FIN, PSH, CWR.
-const LOOSE: u8 = 0x01 | 0x08 | 0x80;
+const LOOSE: u8 = 0x01 | 0x08 | CWR;
 
 /// What a socket of the script has been through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,14 +113,25 @@ impl Player {
         if self.sockets[place].stage == Stage::Connecting && is_syn {
             self.sockets[place].stage = Stage::Known;
         }
-        let (first, at) = self.next_packet(place)?;
+        let (first, mut at) = self.next_packet(place)?;
         let socket = &mut self.sockets[place];
         if expected.flags & SYN != 0 && first.flags & SYN != 0 {
             socket.offset = Some(first.seq.wrapping_sub(expected.seq));
         }
         let mut live = first;
+        let mut piece = live.payload.len();
         while (live.payload.len() as u32) < expected.len && !self.settings.strict_segments {
-            let (next, _) = self.next_packet(place)?;
+            let next;
+            (next, at) = self.next_packet(place)?;
+            // Only the last piece may have another length.
+            let missing = expected.len as usize - live.payload.len();
+            if next.payload.len() < missing && next.payload.len() != piece {
+                return mismatch(format!(
+                    "pieces of {piece} and of {} octets",
+                    next.payload.len()
+                ));
+            }
+            piece = next.payload.len();
             live = joined(live, next)?;
         }
         let tolerance = Ticks {
@@ -291,7 +303,8 @@ fn inbound_icmp(socket: &Socket, icmp: &Icmp) -> Outcome<Vec<u8>> {
     Ok(packet::icmp(socket.remote.0, socket.local.0, message))
 }
 
-/// Two packets in a row as one, if they are pieces of one larger one: as segmentation would have cut it.
+/// Two packets in a row as one, if they are pieces of one larger one. As in packetdrill the header is that of the last, but
+/// for its number and CWR, which are those of the first.
 fn joined(mut first: Datagram, next: Datagram) -> Outcome<Datagram> {
     let follows = next.seq == first.seq.wrapping_add(first.payload.len() as u32);
     let alike = first.flags & !LOOSE == next.flags & !LOOSE
@@ -305,7 +318,8 @@ fn joined(mut first: Datagram, next: Datagram) -> Outcome<Datagram> {
             show(&next, Some(next.seq.wrapping_sub(0)))
         ));
     }
-    first.flags |= next.flags & LOOSE;
+    first.flags = (next.flags & !CWR) | (first.flags & CWR);
+    first.options = next.options;
     first.payload.extend(next.payload);
     Ok(first)
 }
