@@ -626,6 +626,7 @@ fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {
                 TxChecksum::Software => UmemConfig::default().headroom,
                 TxChecksum::Kernel => HEADROOM_WITH_REQUEST,
             },
+            ..UmemConfig::default()
         },
         rings,
         pools: config.pools.clone(),

@@ -22,6 +22,9 @@ pub struct UmemConfig {
     pub tx_frames: u32,
     /// Bytes before the empty window of a fresh TX frame, room for headers.
     pub headroom: u32,
+    /// All pages are made at the start, so that none is missed when a packet comes. `false`: each when it is first touched, for
+    /// simulations, which make many UMEMs and touch little of each.
+    pub populate: bool,
 }
 
 impl Default for UmemConfig {
@@ -31,6 +34,7 @@ impl Default for UmemConfig {
             rx_frames: 16_384,
             tx_frames: 8_192,
             headroom: 128,
+            populate: true,
         }
     }
 }

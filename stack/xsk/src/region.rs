@@ -98,13 +98,14 @@ impl Region {
         config.check()?;
         let bytes = config.bytes();
         let memfd = sealed_memfd(bytes)?;
+        let populate = if config.populate { libc::MAP_POPULATE } else { 0 };
         // SAFETY: a new mapping at an address of the kernel's choice; the result is checked.
         let base = unsafe {
             libc::mmap(
                 core::ptr::null_mut(),
                 bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_POPULATE,
+                libc::MAP_SHARED | populate,
                 memfd.as_raw_fd(),
                 0,
             )

@@ -19,6 +19,7 @@ fn config() -> MemoryConfig {
             rx_frames: 0,
             tx_frames: CHUNKS,
             headroom: 64,
+            ..UmemConfig::default()
         },
         rings: RingSizes {
             primary: 3,

@@ -14,6 +14,7 @@ fn small() -> MemoryConfig {
             rx_frames: 4,
             tx_frames: 16,
             headroom: 100,
+            ..UmemConfig::default()
         },
         rings: RingSizes {
             primary: 4,
@@ -302,6 +303,7 @@ fn leases_are_read_and_dropped_in_other_threads() {
         rx_frames: 0,
         tx_frames: 64,
         headroom: 0,
+        ..UmemConfig::default()
     })
     .expect("a UMEM");
     let (senders, readers): (Vec<_>, Vec<_>) = (0..THREADS)

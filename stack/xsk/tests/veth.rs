@@ -20,6 +20,7 @@ fn config() -> XskConfig {
             rx_frames: 512,
             tx_frames: 512,
             headroom: 128,
+            ..UmemConfig::default()
         },
         rings: RingSizes {
             primary: 128,

@@ -188,6 +188,7 @@ impl World {
             rx_frames: rx as u32,
             tx_frames: (CHUNKS - rx) as u32,
             headroom: 64,
+            ..UmemConfig::default()
         })
         .expect("a UMEM");
         umem.count_rings(1);

@@ -16,6 +16,7 @@ fn small() -> Rc<Umem> {
         rx_frames: RX,
         tx_frames: TX,
         headroom: 64,
+        ..UmemConfig::default()
     })
     .expect("a UMEM")
 }

@@ -67,6 +67,7 @@ fn memory(chunk_size: u32, rx_frames: u32, tx_frames: u32) -> MemoryConfig {
             chunk_size,
             rx_frames,
             tx_frames,
+            populate: false,
             ..UmemConfig::default()
         },
         rings: RingSizes {
