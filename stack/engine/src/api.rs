@@ -45,7 +45,10 @@ impl<P: Port> Core<P> {
                 ListenRefused::Taken(text) => ListenError::Taken(text),
                 ListenRefused::Demux(cause) => ListenError::Steering { port, cause },
             })?;
-        self.listeners.insert(port, config, self.config.mtu);
+        let early = config
+            .fast_open
+            .then(|| self.config.fast_open.server.clone());
+        self.listeners.insert(port, config, self.config.mtu, early);
         Ok(ListenerId { port })
     }
 
@@ -311,6 +314,9 @@ impl<P: Port> Core<P> {
         }
         if let Some(mss) = options.mss {
             config.mss = mss;
+        }
+        if let Some(on) = options.fast_open {
+            config.fast_open = on;
         }
         if let Some(bytes) = options.receive_buffer {
             config.receive_buffer = bytes;

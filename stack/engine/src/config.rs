@@ -7,6 +7,7 @@ use bywash_tcp::Config as TcpConfig;
 use bywash_wire::ChecksumPolicy;
 
 use crate::defence::SynCookies;
+use crate::fast_open::FastOpenConfig;
 use crate::patrol::Reap;
 
 /// What a shard does when a turn found nothing to do.
@@ -107,6 +108,8 @@ pub struct ShardConfig {
     pub backlog: u32,
     /// When SYNs are answered by cookies.
     pub syn_cookies: SynCookies,
+    /// Limits and keys of TCP Fast Open, for those who do it.
+    pub fast_open: FastOpenConfig,
     /// Connections that the shard holds at most.
     pub max_connections: u32,
     /// Connections in TIME-WAIT that the shard remembers; beyond it the oldest is forgotten (Linux's `tcp_max_tw_buckets`).
@@ -147,6 +150,7 @@ impl Default for ShardConfig {
             lease_cap: 4096,
             backlog: 1024,
             syn_cookies: SynCookies::WhenFull,
+            fast_open: FastOpenConfig::default(),
             max_connections: 1 << 20,
             max_time_waits: 1 << 18,
             reap: Reap::default(),

@@ -20,6 +20,10 @@ pub struct Context<'a, P: Port> {
 pub struct ConnOptions {
     /// Nagle's algorithm (RFC 9293 3.7.4); `Some(false)` is TCP_NODELAY.
     pub nagle: Option<bool>,
+    /// TCP Fast Open (RFC 7413; TCP_FASTOPEN, TCP_FASTOPEN_CONNECT): a listener gives cookies and takes data that comes with a
+    /// SYN; an active open asks for a cookie, or shows the one it has, with what is sent before the turn ends. Only for
+    /// requests that may be repeated: data on a SYN may be delivered twice.
+    pub fast_open: Option<bool>,
     /// Largest payload of a segment, in bytes (TCP_MAXSEG).
     pub mss: Option<u16>,
     /// Receive buffer in bytes (SO_RCVBUF).
@@ -69,7 +73,9 @@ impl<'a, P: Port> Context<'a, P> {
         self.core.unlisten(listener);
     }
 
-    /// Begins a connection; `Connected`, `Unreachable` or `Closed` follows.
+    /// Begins a connection; `Connected`, `Unreachable` or `Closed` follows. With Fast Open (`ConnOptions::fast_open`) and a cookie
+    /// of the server at hand, what [`send`](Self::send) takes in the same turn goes with the SYN; if the path is not known
+    /// yet, `Writable` says when that is.
     pub fn connect(
         &mut self,
         remote: SocketAddr,

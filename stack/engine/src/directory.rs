@@ -24,6 +24,7 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
 use crate::pulse::Pulse;
+use crate::random::Random;
 use crate::report::ShardReport;
 use crate::service::Luggage;
 use crate::shard::Origin;
@@ -160,6 +161,7 @@ pub(crate) struct Directory {
     stripes: Vec<CachePadded<Stripe>>,
     inboxes: Vec<CachePadded<Inbox>>,
     pulses: Vec<CachePadded<Pulse>>,
+    fast_open_secret: OnceLock<(u64, u64)>,
 }
 
 impl Directory {
@@ -173,6 +175,7 @@ impl Directory {
                 .map(|_| CachePadded::new(Inbox::new()))
                 .collect(),
             pulses: (0..shards).map(|_| CachePadded::default()).collect(),
+            fast_open_secret: OnceLock::new(),
         }
     }
 
@@ -182,6 +185,14 @@ impl Directory {
 
     pub(crate) fn pulse(&self, shard: u32) -> &Pulse {
         &self.pulses[shard as usize]
+    }
+
+    /// What the keys of Fast Open cookies are made of: the same for all shards, as any of them may get the SYN that shows one.
+    /// Drawn by the first that needs it.
+    pub(crate) fn fast_open_secret(&self, random: &mut dyn Random) -> (u64, u64) {
+        *self
+            .fast_open_secret
+            .get_or_init(|| (random.next_u64(), random.next_u64()))
     }
 
     pub(crate) fn shards(&self) -> u32 {

@@ -23,6 +23,7 @@ pub mod config;
 pub mod context;
 pub mod control;
 pub mod engine;
+pub mod fast_open;
 pub mod host;
 pub mod memory;
 pub mod random;

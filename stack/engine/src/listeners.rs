@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use bywash_tcp::{Config as TcpConfig, Listener};
 use bywash_wire::Tuple;
 
+use crate::fast_open::{Early, FastOpenServer};
 use crate::paths::{MSS_BELOW_MTU_V4, MSS_BELOW_MTU_V6};
 
 /// One listening port of a shard.
@@ -18,10 +19,12 @@ pub(crate) struct PortListener {
     pub(crate) half_open: u32,
     /// Connections accepted since the start.
     pub(crate) accepted: u64,
+    /// Fast Open (RFC 7413); `None`: it does not.
+    pub(crate) early: Option<Early>,
 }
 
 impl PortListener {
-    fn new(config: &TcpConfig, mtu: u16) -> Self {
+    fn new(config: &TcpConfig, mtu: u16, early: Option<FastOpenServer>) -> Self {
         let (v4, v6) = listeners(config, mtu);
         Self {
             v4,
@@ -29,6 +32,7 @@ impl PortListener {
             config: config.clone(),
             half_open: 0,
             accepted: 0,
+            early: early.map(Early::new),
         }
     }
 
@@ -60,8 +64,31 @@ impl Listeners {
         self.by_port.contains_key(&port)
     }
 
-    pub(crate) fn insert(&mut self, port: u16, config: &TcpConfig, mtu: u16) {
-        self.by_port.insert(port, PortListener::new(config, mtu));
+    pub(crate) fn insert(
+        &mut self,
+        port: u16,
+        config: &TcpConfig,
+        mtu: u16,
+        early: Option<FastOpenServer>,
+    ) {
+        self.by_port
+            .insert(port, PortListener::new(config, mtu, early));
+    }
+
+    /// The account of a port's connections that were opened early, if that is done there.
+    pub(crate) fn early(&mut self, port: u16) -> Option<&mut Early> {
+        self.by_port.get_mut(&port)?.early.as_mut()
+    }
+
+    /// From now on Fast Open is done so.
+    pub(crate) fn set_early(&mut self, port: u16, server: Option<FastOpenServer>) {
+        let Some(listener) = self.by_port.get_mut(&port) else {
+            return;
+        };
+        match (&mut listener.early, server) {
+            (Some(early), Some(server)) => early.server = server,
+            (early, server) => *early = server.map(Early::new),
+        }
     }
 
     /// Connections that come from now on know the device's new MTU.

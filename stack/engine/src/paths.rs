@@ -173,8 +173,10 @@ impl<P: Port> Core<P> {
             )));
         };
         let tcp = self.active_connection(&config, tuple, path.mtu);
+        let fast_open = self.begin_fast_open(&tcp, Origin::Active);
         if let Some(conn) = self.conns.by_index(index) {
             conn.tcp = tcp;
+            conn.fast_open = fast_open;
         }
         self.enlist(&tuple, index);
         Ok(())
@@ -200,7 +202,15 @@ impl<P: Port> Core<P> {
         };
         let iss = iss.unwrap_or_else(|| self.secrets.initial_sequence(&tuple, self.now));
         let offset = self.secrets.timestamp_offset(&tuple);
-        Connection::connect(&config, tuple, iss, offset, self.now)
+        let mut tcp = Connection::connect(&config, tuple, iss, offset, self.now);
+        // A placeholder has no port yet.
+        if config.fast_open
+            && tuple.local_port != 0
+            && let Some(offer) = self.offer_fast_open(&tuple)
+        {
+            tcp.fast_open(offer);
+        }
+        tcp
     }
 
     /// A tuple to `remote` with a local port that no connection uses towards it, from the address that
@@ -259,8 +269,9 @@ impl<P: Port> Core<P> {
             _ => DropReason::NoRoute,
         };
         match conn.origin {
-            Origin::Active => self.fail_opening(index, reason),
-            Origin::HalfOpen(_) | Origin::Accepted(_) => {
+            // Accepted: its service has it already, by Fast Open.
+            Origin::Active | Origin::Accepted(_) => self.fail_opening(index, reason),
+            Origin::HalfOpen(_) => {
                 self.count_drop(drop_reason);
                 self.forget(index);
             }

@@ -11,6 +11,7 @@ use bywash_wire::{DropReason, Tuple};
 use bywash_xsk::{Port, Statistics};
 use serde::{Deserialize, Serialize};
 
+use crate::fast_open::FastOpenCounters;
 use crate::host::VlanDevice;
 use crate::pools::Pool;
 use crate::shard::Core;
@@ -50,6 +51,7 @@ pub(crate) struct Counters {
     pub(crate) reaped_slow: u64,
     pub(crate) cookies_sent: u64,
     pub(crate) cookies_taken: u64,
+    pub(crate) fast_open: FastOpenCounters,
     pub(crate) drops: [u64; DropReason::COUNT],
 }
 
@@ -87,6 +89,7 @@ impl Default for Counters {
             reaped_slow: 0,
             cookies_sent: 0,
             cookies_taken: 0,
+            fast_open: FastOpenCounters::default(),
             drops: [0; DropReason::COUNT],
         }
     }
@@ -150,6 +153,9 @@ pub struct ListenerReport {
     pub half_open: u32,
     /// Connections accepted since the start.
     pub accepted: u64,
+    /// Connections opened early by TCP Fast Open whose handshake has not ended; `None`: it is off.
+    #[serde(default)]
+    pub early: Option<u32>,
 }
 
 /// Frames of a UMEM by holder; `rx` and `tx` are budgets that do not mix.
@@ -352,6 +358,7 @@ impl<P: Port> Core<P> {
                     port,
                     half_open: listener.half_open,
                     accepted: listener.accepted,
+                    early: listener.early.as_ref().map(|early| early.pending),
                 })
                 .collect(),
             pools: self.pool_reports(&statistics),
@@ -476,6 +483,7 @@ impl<P: Port> Core<P> {
             ("tx-invalid-descriptors", kernel(|k| k.tx_invalid_descs)),
         ]
         .into_iter()
+        .chain(own.fast_open.named())
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
     }

@@ -63,7 +63,8 @@ pub enum Event {
         /// Why it ended.
         reason: CloseReason,
     },
-    /// A connection that [`Context::connect`] began cannot reach its peer; nothing was sent.
+    /// A connection that [`Context::connect`] began, or that was opened early by Fast Open, cannot reach its peer; nothing was
+    /// sent.
     Unreachable {
         /// The connection, already gone.
         conn: ConnId,

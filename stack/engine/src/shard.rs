@@ -23,6 +23,7 @@ use crate::config::ShardConfig;
 use crate::context::Context;
 use crate::defence::RateLimit;
 use crate::directory::{ControlMessage, Directory};
+use crate::fast_open::KnownServers;
 use crate::flows::FlowTable;
 use crate::host::Routes;
 use crate::idle::Idle;
@@ -103,6 +104,8 @@ pub(crate) struct Conn {
     pub(crate) abandoned: bool,
     /// What the patrol knows of a connection for whose peer data waits.
     pub(crate) progress: Option<Progress>,
+    /// It did Fast Open, and what came of it is not settled.
+    pub(crate) fast_open: bool,
     /// What an active open was asked for, kept until its path is known.
     pub(crate) opening: Option<Box<bywash_tcp::Config>>,
 }
@@ -171,6 +174,8 @@ pub struct Core<P: Port> {
     pub(crate) blocked: Vec<u32>,
     /// Path MTUs that ICMP errors have taught.
     pub(crate) path_mtus: PathMtus,
+    /// Servers that Fast Open was tried with.
+    pub(crate) known_servers: KnownServers,
     /// Connections that wait for the path to their peer.
     pub(crate) pathless: HashMap<IpAddr, Vec<u32>, foldhash::fast::RandomState>,
     /// Remotes that could not be asked for, because too many questions were open.
@@ -233,6 +238,7 @@ impl<P: Port> Core<P> {
         let reads = vec![Read::default(); port.rings()];
         let resets = RateLimit::new(config.resets_per_second);
         let challenges = Challenges::new(config.challenges_per_second);
+        let known_servers = KnownServers::new(config.fast_open.known_servers);
         Self {
             config,
             port,
@@ -258,6 +264,7 @@ impl<P: Port> Core<P> {
             starved: Vec::new(),
             blocked: Vec::new(),
             path_mtus: PathMtus::default(),
+            known_servers,
             pathless: HashMap::default(),
             unasked: Vec::new(),
             outdated: hashbrown::HashSet::default(),
@@ -300,6 +307,7 @@ impl<P: Port> Core<P> {
 
     /// Takes the connection out of every table and gives its ring back.
     pub(crate) fn forget(&mut self, index: u32) {
+        self.settle_fast_open(index, None);
         let Some(conn) = self.conns.remove(index) else {
             return;
         };

@@ -40,6 +40,12 @@ pub struct SenderReport {
     pub undone: u64,
     /// Retransmission time-outs.
     pub timeouts: u64,
+    /// TCP Fast Open (RFC 7413): `-`, `cookie`, `sent`, `accepted`, `not-acked` or `syn-lost`.
+    #[serde(default)]
+    pub fast_open: String,
+    /// Bytes on the SYN, ours or the peer's.
+    #[serde(default)]
+    pub syn_data: u32,
     /// Both ends do ECN (RFC 3168).
     pub ecn: bool,
     /// Packets received with a congestion mark.
@@ -84,6 +90,8 @@ impl SenderReport {
             lost: recovery.lost,
             undone: recovery.undone,
             timeouts: info.timeouts,
+            fast_open: info.fast_open.name().to_owned(),
+            syn_data: info.syn_data,
             ecn: info.ecn,
             ecn_marks: info.ecn_marks,
             ecn_echoes: info.ecn_echoes,

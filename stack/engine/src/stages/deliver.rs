@@ -111,6 +111,7 @@ impl<P: Port> Core<P> {
             };
             match (event, conn.origin) {
                 (TcpEvent::Connected, Origin::Active) => {
+                    self.settle_fast_open(index, None);
                     return Some(Event::Connected { conn: id });
                 }
                 (TcpEvent::Connected, Origin::HalfOpen(port)) => {
@@ -127,7 +128,8 @@ impl<P: Port> Core<P> {
                         peer,
                     });
                 }
-                (TcpEvent::Connected, Origin::Accepted(_)) | (TcpEvent::Confirmed, _) => {}
+                (TcpEvent::Connected, Origin::Accepted(_)) => {}
+                (TcpEvent::Confirmed, _) => self.settle_fast_open(index, None),
                 (TcpEvent::Closed(_), Origin::HalfOpen(_)) => conn.told = true,
                 (_, Origin::HalfOpen(_)) => {}
                 (TcpEvent::Readable | TcpEvent::PeerClosed, _) => {
@@ -135,7 +137,10 @@ impl<P: Port> Core<P> {
                 }
                 // Told above, once there are frames to write into as well.
                 (TcpEvent::Writable, _) => {}
-                (TcpEvent::Closed(reason), _) => conn.ended = Some(reason),
+                (TcpEvent::Closed(reason), _) => {
+                    conn.ended = Some(reason);
+                    self.settle_fast_open(index, Some(reason));
+                }
             }
         }
     }

@@ -5,7 +5,7 @@
 //! connection's queue (the frame with it), it was dropped for a reason that is counted, or it had
 //! nothing but a header.
 
-use bywash_tcp::{CloseReason, Disposition, ListenOutcome, reset_for};
+use bywash_tcp::{CloseReason, Disposition, FastOpenAnswer, ListenOutcome, reset_for};
 use bywash_wire::{Decoded, DropReason, Flags, Segment, Tuple};
 use bywash_xsk::{Frame, Port};
 
@@ -299,6 +299,11 @@ impl<P: Port> Core<P> {
         if self.may_follow_cookie(decoded.segment.flags) {
             return self.count_drop(DropReason::NoConnection);
         }
+        let answer = if is_request && arrival.refused.is_none() {
+            self.answer_fast_open(decoded, frame)
+        } else {
+            FastOpenAnswer::Refuse
+        };
         let Some(entry) = self.listeners.by_port(tuple.local_port) else {
             return;
         };
@@ -306,7 +311,8 @@ impl<P: Port> Core<P> {
         let offset = self.secrets.timestamp_offset(&tuple);
         let listener = entry.listener(&tuple);
         let buffer = listener.config().receive_limit();
-        let outcome = listener.on_segment(self.now, tuple, &decoded.segment, iss, offset);
+        let segment = &decoded.segment;
+        let outcome = listener.on_fast_open(self.now, tuple, segment, iss, offset, answer);
         match outcome {
             ListenOutcome::Connection(tcp) => {
                 entry.half_open += 1;
@@ -333,6 +339,7 @@ impl<P: Port> Core<P> {
     ) -> u32 {
         let tuple = *tcp.tuple();
         let known = opening.is_none();
+        let fast_open = self.begin_fast_open(&tcp, origin);
         let id = self.conns.insert(Conn {
             tcp,
             link: None,
@@ -351,6 +358,7 @@ impl<P: Port> Core<P> {
             told: false,
             abandoned: false,
             progress: None,
+            fast_open,
             opening,
         });
         self.counters.connections_opened += 1;
@@ -395,7 +403,7 @@ impl<P: Port> Core<P> {
     }
 
     /// Whether another received frame may be kept for an application.
-    fn may_hold_frames(&self) -> bool {
+    pub(crate) fn may_hold_frames(&self) -> bool {
         self.held_frames() < self.config.lease_cap as usize
     }
 
@@ -415,7 +423,7 @@ impl<P: Port> Core<P> {
 }
 
 /// The frame with its window on the payload.
-fn payload_of(mut frame: Frame, decoded: &Decoded) -> FramePayload {
+pub(crate) fn payload_of(mut frame: Frame, decoded: &Decoded) -> FramePayload {
     frame.advance(decoded.payload.start);
     frame.truncate(decoded.payload.len());
     FramePayload::received(frame)

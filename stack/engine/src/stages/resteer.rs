@@ -111,6 +111,7 @@ impl<P: Port> Core<P> {
             && conn.link.is_some()
             && conn.opening.is_none()
             && conn.ended.is_none()
+            && !conn.fast_open
             && !conn.abandoned;
         is_plain.then_some(id)
     }
