@@ -13,6 +13,7 @@ mod compare;
 mod cpu;
 mod ends;
 mod experiments;
+mod html;
 mod interrupt;
 mod latency;
 mod machine;
@@ -22,10 +23,11 @@ mod row;
 mod run;
 mod suite;
 mod table;
+mod targets;
 
 use std::fs;
 use std::iter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -68,12 +70,12 @@ struct RunArguments {
     /// Runs of each case.
     #[arg(long, conflicts_with = "quick", value_parser = clap::value_parser!(u16).range(1..))]
     repetitions: Option<u16>,
-    /// The bywash program.
-    #[arg(long, default_value = "target/release/bywash")]
-    bywash: PathBuf,
     /// Write all figures as a JSON array to this file.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Write one page with plots, and the papers' figures beside ours, to this file.
+    #[arg(long)]
+    html: Option<PathBuf>,
     /// Write the tables as Markdown to this file.
     #[arg(long)]
     markdown: Option<PathBuf>,
@@ -93,6 +95,27 @@ enum Verb {
         old: PathBuf,
         /// What `--json` wrote after.
         new: PathBuf,
+    },
+    /// Make the page of `--html` out of what `--json` wrote.
+    Page {
+        /// What `--json` wrote.
+        json: PathBuf,
+        /// The page.
+        html: PathBuf,
+    },
+    /// Measure what must be reached, print the table, and fail if a row does not hold.
+    ///
+    /// Takes some 10 minutes on a quiet machine; with --quick under 3, without a million connections, which then do not hold.
+    Targets {
+        /// Short runs, and without what takes long.
+        #[arg(long)]
+        quick: bool,
+        /// Write the rows to this file: {"rows":[{"id","target","value","unit","holds","note"}]}.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Write the figures that the rows rest on to this file, as `--json` of the experiments does.
+        #[arg(long)]
+        figures: Option<PathBuf>,
     },
 }
 
@@ -137,6 +160,12 @@ fn main() -> ExitCode {
     let done = match &arguments.command {
         None => measure(&arguments),
         Some(Verb::Compare { old, new }) => compare(old, new),
+        Some(Verb::Page { json, html }) => page(json, html),
+        Some(Verb::Targets {
+            quick,
+            json,
+            figures,
+        }) => judge(*quick, json.as_deref(), figures.as_deref()),
     };
     match done {
         Ok(code) => code,
@@ -147,9 +176,35 @@ fn main() -> ExitCode {
     }
 }
 
-fn compare(old: &std::path::Path, new: &std::path::Path) -> Result<ExitCode> {
+fn compare(old: &Path, new: &Path) -> Result<ExitCode> {
     print!("{}", compare::compare(&row::read(old)?, &row::read(new)?));
     Ok(ExitCode::SUCCESS)
+}
+
+fn page(json: &Path, html: &Path) -> Result<ExitCode> {
+    html::write(
+        html,
+        &row::read(json)?,
+        "cargo run --release -p bywash-bench -- page",
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn judge(quick: bool, json: Option<&Path>, figures: Option<&Path>) -> Result<ExitCode> {
+    interrupt::install()?;
+    let mut effort = Options::effort(quick);
+    if quick {
+        effort.duration = Duration::from_millis(700);
+    }
+    let options = Options {
+        effort,
+        mtu: 1500,
+        xdp: Mode::Auto,
+    };
+    Ok(match targets::run(options, quick, json, figures)? {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 fn measure(arguments: &Arguments) -> Result<ExitCode> {
@@ -186,7 +241,6 @@ impl RunArguments {
                 duration,
                 repetitions: self.repetitions.map_or(base.repetitions, usize::from),
             },
-            bywash: self.bywash.clone(),
             mtu: self.mtu,
             xdp: match self.xdp {
                 Xdp::Auto => Mode::Auto,
@@ -215,17 +269,20 @@ impl Arguments {
         if let Some(path) = &self.run.json {
             row::write(path, rows)?;
         }
+        let names: Vec<_> = self
+            .experiments
+            .iter()
+            .filter_map(|name| Some(name.to_possible_value()?.get_name().to_owned()))
+            .collect();
+        let quick = if self.run.quick { " --quick" } else { "" };
+        let command = format!(
+            "cargo run --release -p bywash-bench -- {}{quick}",
+            names.join(" ")
+        );
+        if let Some(path) = &self.run.html {
+            html::write(path, rows, &command)?;
+        }
         if let Some(path) = &self.run.markdown {
-            let names: Vec<_> = self
-                .experiments
-                .iter()
-                .filter_map(|name| Some(name.to_possible_value()?.get_name().to_owned()))
-                .collect();
-            let quick = if self.run.quick { " --quick" } else { "" };
-            let command = format!(
-                "cargo run --release -p bywash-bench -- {}{quick}",
-                names.join(" ")
-            );
             fs::write(path, table::markdown(rows, &command))
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }

@@ -21,6 +21,10 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::row::Setting;
 
+mod path;
+
+use path::EmulatedPath;
+
 /// What both veth ends may leave to each other instead of doing it for each packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Offloads {
@@ -78,13 +82,14 @@ pub(crate) struct Testbed {
     pub(crate) offloads: Offloads,
     /// Conditions of every measurement over this wire.
     pub(crate) setting: Setting,
+    /// The emulated path between the two, where there is one; it removes both namespaces.
+    path: Option<EmulatedPath>,
 }
 
 impl Testbed {
     /// Makes namespaces and wire. `mtu` in bytes, the same on both ends.
     pub(crate) fn new(offloads: Offloads, mtu: u16) -> Result<Self> {
-        static SERIAL: AtomicU32 = AtomicU32::new(0);
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let serial = serial();
         let cores = two_cores()?;
         let end = |side: &str, device, last: u8, core| End {
             namespace: format!("bwb-{}-{serial}-{side}", std::process::id()),
@@ -100,6 +105,7 @@ impl Testbed {
             mtu,
             offloads,
             setting: Setting::in_memory(mtu),
+            path: None,
         };
         for end in [&bed.a, &bed.b] {
             ip(&["netns", "add", &end.namespace])?;
@@ -131,6 +137,9 @@ impl Testbed {
 
 impl Drop for Testbed {
     fn drop(&mut self) {
+        if self.path.is_some() {
+            return;
+        }
         for end in [&self.a, &self.b] {
             if Path::new("/run/netns").join(&end.namespace).exists()
                 && let Err(error) = ip(&["netns", "del", &end.namespace])
@@ -243,15 +252,6 @@ impl End {
         Ok(())
     }
 
-    /// A command that will run in this namespace (by `ip netns exec`, which also gives it the namespace's own `/sys`).
-    pub(crate) fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new("ip");
-        command
-            .args(["netns", "exec", &self.namespace])
-            .arg(program);
-        command
-    }
-
     /// The recorded offloads as the kernel reports them now, for example `rx on, tx on, sg on, tso on, gso on, gro off`.
     pub(crate) fn offloads(&self) -> Result<String> {
         let text = self.run(&["ethtool", "-k", self.device])?;
@@ -265,6 +265,26 @@ impl End {
         Ok(FEATURES
             .map(|(short, long)| format!("{short} {}", state(long)))
             .join(", "))
+    }
+
+    /// The device's MAC address, as the kernel has it.
+    fn read_mac(&self) -> Result<[u8; 6]> {
+        let text = self.run(&["cat", &format!("/sys/class/net/{}/address", self.device)])?;
+        let mut mac = [0; 6];
+        for (octet, word) in mac.iter_mut().zip(text.trim().split(':')) {
+            *octet =
+                u8::from_str_radix(word, 16).with_context(|| format!("no MAC address: {text}"))?;
+        }
+        Ok(mac)
+    }
+
+    /// Frames that the device has sent.
+    pub(crate) fn frames_sent(&self) -> Result<u64> {
+        let path = format!("/sys/class/net/{}/statistics/tx_packets", self.device);
+        let text = self.run(&["cat", &path])?;
+        text.trim()
+            .parse()
+            .with_context(|| format!("{path} holds no number"))
     }
 
     /// `on` or `off`: whether the device's NAPI runs in a kernel thread. `off` means softirq, which on veth is on the sender's CPU.
@@ -300,7 +320,7 @@ pub(crate) fn sweep() -> Result<()> {
 pub(crate) fn require() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!(
-            "namespaces, veth and AF_XDP need root: run with sudo, or run `memory` alone, which needs none"
+            "namespaces, veth and AF_XDP need root: run with sudo, or run `stack` or `strangers` alone, which need none"
         );
     }
     for (program, package) in [
@@ -320,6 +340,12 @@ pub(crate) fn on_path(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
     })
+}
+
+/// Tells the namespaces of this process apart.
+fn serial() -> u32 {
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
+    SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
 fn two_cores() -> Result<[usize; 2]> {

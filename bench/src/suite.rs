@@ -1,15 +1,14 @@
 //! The experiments by name: what each needs of the machine, and how it is run.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 use bywash_xdp::Mode;
 use clap::ValueEnum;
 
-use crate::ends::command;
-use crate::experiments::beside::{self, Choice};
-use crate::experiments::{ceiling, pools, strangers};
+use crate::experiments::{
+    cpu, demux, latency, mechanism, pools, scale, setup, stack, strangers, throughput, wan,
+};
 use crate::machine::Machine;
 use crate::netns::{self, Offloads, Testbed};
 use crate::run::{Case, Effort, Results, interleave};
@@ -17,12 +16,22 @@ use crate::run::{Case, Effort, Results, interleave};
 /// What can be measured. The order is that of `all`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Experiment {
-    /// Raw AF_XDP over windows and XDP modes: what the wire under any TCP here can do.
+    /// Raw AF_XDP user to user over windows and XDP modes, against the wire's limit, and what TCP costs on top.
     Mechanism,
-    /// Bulk transfers: raw AF_XDP, kernel TCP, Bywash.
+    /// Goodput of one flow by message and by segment size: raw AF_XDP, kernel TCP, Bywash.
     Throughput,
-    /// Ping-pong of one byte: raw AF_XDP, kernel TCP, Bywash.
+    /// Ping-pong of 1 to 1460 bytes, 64 messages in flight, requests at fixed rates: raw AF_XDP, kernel TCP, Bywash.
     Latency,
+    /// Parts of a connection, and short connections per second: kernel TCP, Bywash.
+    Setup,
+    /// XDP's verdict at 1 to 1,000,000 flows, against queues that hardware steers to.
+    Demux,
+    /// Core time by byte and by packet, at full speed and paced.
+    Cpu,
+    /// What 1 to 1,000,000 connections and 1 to 1022 rings cost by packet, and the memory of a connection.
+    Scale,
+    /// Goodput over an emulated path, by loss and round trip.
+    Wan,
     /// Both ends on one core over the in-memory wire, no kernel: Bywash and smoltcp. Needs no root.
     Stack,
     /// What a turn pays for looking at 1 to 1022 receive rings: all of them, or those that XDP marks.
@@ -36,11 +45,6 @@ impl Experiment {
     const fn needs_wire(self) -> bool {
         !matches!(self, Experiment::Stack | Experiment::Strangers)
     }
-
-    /// True if it runs the `bywash` program.
-    const fn needs_program(self) -> bool {
-        matches!(self, Experiment::Throughput | Experiment::Latency)
-    }
 }
 
 /// What the user chose for all cases.
@@ -48,8 +52,6 @@ impl Experiment {
 pub(crate) struct Options {
     /// Length and number of the runs.
     pub(crate) effort: Effort,
-    /// The `bywash` program.
-    pub(crate) bywash: PathBuf,
     /// Largest IP datagram on the wire, in bytes.
     pub(crate) mtu: u16,
     /// Native or generic XDP, where an experiment does not try both.
@@ -98,40 +100,22 @@ impl Suite {
             netns::require()?;
             netns::sweep()?;
         }
-        if experiments
-            .iter()
-            .any(|experiment| experiment.needs_program())
-        {
-            command::require(&self.options.bywash)?;
-        }
         Ok(())
     }
 
     /// Runs one experiment.
     pub(crate) fn run(&mut self, experiment: Experiment) -> Result<()> {
-        let Options { mtu, xdp, .. } = self.options;
+        let mtu = self.options.mtu;
         match experiment {
-            Experiment::Mechanism => {
-                let bed = Testbed::new(Offloads::Default, mtu)?;
-                self.add(ceiling::sweep(&bed))
-            }
-            Experiment::Throughput => {
-                let choice = self.choice();
-                let bed = Testbed::new(Offloads::Default, mtu)?;
-                let plain = Testbed::new(Offloads::Off, mtu)?;
-                let mut cases = ceiling::bulk(&bed, xdp);
-                cases.extend(beside::bulk(&bed, Offloads::Default, &choice));
-                cases.extend(beside::bulk(&plain, Offloads::Off, &choice));
-                self.add(cases)
-            }
-            Experiment::Latency => {
-                let choice = self.choice();
-                let bed = Testbed::new(Offloads::Default, mtu)?;
-                let mut cases = vec![ceiling::ping(&bed, xdp)];
-                cases.extend(beside::ping(&bed, &choice));
-                self.add(cases)
-            }
-            Experiment::Stack => self.add(beside::in_memory(mtu)),
+            Experiment::Mechanism => mechanism::run(self),
+            Experiment::Throughput => throughput::run(self),
+            Experiment::Latency => latency::run(self),
+            Experiment::Setup => setup::run(self),
+            Experiment::Demux => demux::run(self),
+            Experiment::Cpu => cpu::run(self),
+            Experiment::Wan => wan::run(self),
+            Experiment::Scale => scale::run(self),
+            Experiment::Stack => stack::run(self),
             Experiment::Pools => {
                 let bed = Testbed::new(Offloads::Default, mtu)?;
                 self.add(pools::scan(&bed))
@@ -140,11 +124,13 @@ impl Suite {
         }
     }
 
-    fn choice(&self) -> Choice {
-        Choice {
-            bywash: self.options.bywash.clone(),
-            xdp: self.options.xdp,
-        }
+    /// Runs each case once: what takes long, or gives the same each time.
+    pub(crate) fn add_once(&mut self, cases: Vec<Case<'_>>) -> Result<()> {
+        let effort = self.options.effort;
+        self.options.effort.repetitions = 1;
+        let done = self.add(cases);
+        self.options.effort = effort;
+        done
     }
 
     /// Runs cases interleaved and keeps what they give.

@@ -86,7 +86,7 @@ fn conditions(row: &Row) -> [(&'static str, String); 7] {
 }
 
 /// The names of conditions that all rows share, with their values.
-fn common(rows: &[Row]) -> BTreeMap<&'static str, String> {
+pub(crate) fn common(rows: &[Row]) -> BTreeMap<&'static str, String> {
     let mut seen: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for row in rows {
         for (name, value) in conditions(row) {
@@ -114,6 +114,34 @@ fn details(row: &Row, shared: &BTreeMap<&'static str, String>) -> String {
     params.chain(own).collect::<Vec<_>>().join(", ")
 }
 
+/// A case as any of the forms shows it.
+pub(crate) struct Shown {
+    /// The experiment.
+    pub(crate) experiment: String,
+    /// Who to whom.
+    pub(crate) title: String,
+    /// What distinguishes it, and the conditions that not all cases share.
+    pub(crate) details: String,
+    /// Its figures.
+    pub(crate) figures: Vec<String>,
+    /// Every core's time.
+    pub(crate) cores: String,
+}
+
+/// All cases, given what they share.
+pub(crate) fn shown(rows: &[Row], shared: &BTreeMap<&'static str, String>) -> Vec<Shown> {
+    lines(rows)
+        .into_iter()
+        .map(|line| Shown {
+            experiment: line.first.experiment.clone(),
+            title: format!("{} → {}", line.first.subject, line.first.peer),
+            details: details(line.first, shared),
+            cores: cores(&line.first.machine),
+            figures: line.figures,
+        })
+        .collect()
+}
+
 /// The terminal's form.
 pub(crate) fn terminal(rows: &[Row]) -> String {
     let shared = common(rows);
@@ -121,16 +149,15 @@ pub(crate) fn terminal(rows: &[Row]) -> String {
     for (name, value) in &shared {
         let _ = writeln!(text, "{name}: {value}");
     }
-    let mut experiment = "";
-    for line in lines(rows) {
-        if line.first.experiment != experiment {
-            experiment = &line.first.experiment;
-            let _ = writeln!(text, "\n== {experiment}");
+    let mut experiment = String::new();
+    for case in shown(rows, &shared) {
+        if case.experiment != experiment {
+            let _ = writeln!(text, "\n== {}", case.experiment);
+            experiment = case.experiment;
         }
-        let title = format!("{} → {}", line.first.subject, line.first.peer);
-        let _ = writeln!(text, "{title:<44} {}", line.figures.join("; "));
-        let _ = writeln!(text, "{:<6}{}", "", details(line.first, &shared));
-        let _ = writeln!(text, "{:<6}% of core {}", "", cores(&line.first.machine));
+        let _ = writeln!(text, "{:<44} {}", case.title, case.figures.join("; "));
+        let _ = writeln!(text, "{:<6}{}", "", case.details);
+        let _ = writeln!(text, "{:<6}% of core {}", "", case.cores);
     }
     text
 }
@@ -144,23 +171,23 @@ pub(crate) fn markdown(rows: &[Row], command: &str) -> String {
     for (name, value) in &shared {
         let _ = writeln!(text, "- {name}: {value}");
     }
-    let mut experiment = "";
-    for line in lines(rows) {
-        if line.first.experiment != experiment {
-            experiment = &line.first.experiment;
+    let mut experiment = String::new();
+    for case in shown(rows, &shared) {
+        if case.experiment != experiment {
             let _ = writeln!(
                 text,
-                "\n**{experiment}**\n\n| from → to | conditions | figures | core time, % |\n|---|---|---|---|"
+                "\n**{}**\n\n| from → to | conditions | figures | core time, % |\n|---|---|---|---|",
+                case.experiment
             );
+            experiment = case.experiment;
         }
         let _ = writeln!(
             text,
-            "| {} → {} | {} | {} | {} |",
-            line.first.subject,
-            line.first.peer,
-            details(line.first, &shared),
-            line.figures.join("; "),
-            cores(&line.first.machine)
+            "| {} | {} | {} | {} |",
+            case.title,
+            case.details,
+            case.figures.join("; "),
+            case.cores
         );
     }
     text

@@ -1,133 +1,228 @@
-//! Ping-pong over the kernel's TCP sockets: each end on its own core, blocking or spinning.
+//! The loads over the kernel's TCP sockets: each end a thread on its own core.
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Barrier;
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::{libc, setsockopt_impl, sockopt_impl};
 
-use crate::cpu::{CoreTime, Sample};
-use crate::latency::{Latencies, WARM_UP};
-use crate::netns::{End, Testbed};
-use crate::raw::join;
+use super::bulk::{Bulk, Meter, patience};
+use super::exchange::{Account, Exchange};
+use super::{PATIENCE, Wait};
+use crate::cpu::Sample;
+use crate::latency::Latencies;
+use crate::netns::End;
 
+sockopt_impl!(
+    /// Most bytes a second that a socket sends (`socket(7)`).
+    MaxPacingRate, SetOnly, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, u64
+);
+
+/// What `read` is given at once, unless one message is read at a time.
+const BUFFER: usize = 128 * 1024;
 /// An answer that takes this long will not come.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How a socket waits for data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wait {
-    /// In `read`: the kernel wakes the thread.
-    Block,
-    /// Non-blocking `read` again and again.
-    Spin,
-}
-
-impl Wait {
-    /// As the tables say it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Wait::Block => "blocking sockets",
-            Wait::Spin => "spin",
+/// Accepts one connection before `stop`.
+fn accept(listener: &TcpListener, stop: &AtomicBool) -> Result<Option<TcpStream>> {
+    listener.set_nonblocking(true)?;
+    let start = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                return Ok(Some(stream));
+            }
+            Err(_) if stop.load(Ordering::Acquire) => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::WouldBlock && start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => return Err(error).context("no client connected"),
         }
     }
 }
 
-/// What one run measured.
-pub(crate) struct Ping {
-    /// Round-trip times.
-    pub(crate) latencies: Latencies,
-    /// All cores' time.
-    pub(crate) cores: Vec<CoreTime>,
+fn listen(end: &End, port: u16, mss: Option<u16>) -> Result<TcpListener> {
+    let listener = TcpListener::bind((end.address, port))
+        .with_context(|| format!("cannot listen on {}:{port}", end.address))?;
+    if let Some(mss) = mss {
+        setsockopt(&listener, sockopt::TcpMaxSeg, &u32::from(mss)).context("TCP_MAXSEG")?;
+    }
+    Ok(listener)
 }
 
-/// One byte there and back between kernel sockets, for the given time.
-pub(crate) fn ping(bed: &Testbed, wait: Wait, duration: Duration) -> Result<Ping> {
-    let ready = Barrier::new(2);
-    thread::scope(|scope| {
-        let server = bed.b.spawn(scope, |entered| {
-            let listener = entered.and_then(|()| listen(&bed.b));
-            ready.wait();
-            answer(&listener?, wait)
-        });
-        let client = bed.a.spawn(scope, |entered| {
-            ready.wait();
-            entered.and_then(|()| ask(SocketAddr::new(bed.b.ip(), PORT), wait, duration))
-        });
-        let ping = join(client);
-        join(server)?;
-        ping
-    })
+/// A connected socket whose options were set before the handshake.
+fn connect(server: SocketAddr, mss: Option<u16>) -> Result<TcpStream> {
+    let socket = super::shorts::socket(false)?;
+    if let Some(mss) = mss {
+        setsockopt(&socket, sockopt::TcpMaxSeg, &u32::from(mss)).context("TCP_MAXSEG")?;
+    }
+    super::shorts::connect(&socket, server)?;
+    Ok(TcpStream::from(socket))
 }
 
-/// One byte there and back between a kernel socket at `client` and whatever echoes at `server`, for the given time.
-pub(crate) fn ping_to(
-    client: &End,
-    server: SocketAddr,
-    wait: Wait,
-    duration: Duration,
-) -> Result<Ping> {
-    thread::scope(|scope| {
-        join(client.spawn(scope, |entered| {
-            entered.and_then(|()| ask(server, wait, duration))
-        }))
-    })
-}
-
-/// Port of the kernel's echo server.
-pub(crate) const PORT: u16 = 7007;
-
-/// Listens in the namespace that the calling thread is in.
-pub(crate) fn listen(end: &End) -> Result<TcpListener> {
-    TcpListener::bind((end.address, PORT))
-        .with_context(|| format!("cannot listen on {}:{PORT}", end.address))
-}
-
-/// Accepts one connection within two seconds, and echoes until the other end closes it.
-pub(crate) fn answer(listener: &TcpListener, wait: Wait) -> Result<()> {
-    listener.set_nonblocking(true)?;
-    let start = Instant::now();
-    let mut stream = loop {
-        match listener.accept() {
-            Ok((stream, _)) => break stream,
-            Err(error) if error.kind() == ErrorKind::WouldBlock && start.elapsed() < TIMEOUT => {
-                thread::sleep(Duration::from_millis(1));
-            }
-            Err(error) => return Err(error).context("no ping-pong client connected"),
-        }
+/// Adds up what arrives, until it is over or the sender ends.
+pub(super) fn sink(
+    end: &End,
+    port: u16,
+    bulk: &Bulk,
+    meter: &Meter,
+    ready: &Sender<()>,
+) -> Result<()> {
+    let listener = listen(end, port, bulk.mss)?;
+    // Whoever waited for this may have given up, and set `stop`.
+    let _ = ready.send(());
+    let Some(mut stream) = accept(&listener, &meter.stop)? else {
+        return Ok(());
     };
-    prepare(&stream, wait)?;
-    let mut byte = [0; 1];
-    while read(&mut stream, &mut byte)? {
-        stream.write_all(&byte).context("answering failed")?;
+    patience(&stream)?;
+    let mut buffer = vec![0; BUFFER];
+    while !meter.is_over() {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => {
+                meter.bytes.fetch_add(read as u64, Ordering::Relaxed);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) if meter.is_over() => break,
+            Err(error) => return Err(error).context("the kernel's receiver"),
+        }
     }
     Ok(())
 }
 
-fn ask(server: SocketAddr, wait: Wait, duration: Duration) -> Result<Ping> {
-    let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)
-        .with_context(|| format!("cannot connect to {server}"))?;
-    prepare(&stream, wait)?;
-    let mut latencies = Latencies::new()?;
-    let before = Sample::now()?;
-    let start = Instant::now();
-    let mut now = start;
-    let mut byte = [7; 1];
-    while now - start < duration {
-        let asked = now;
-        stream.write_all(&byte).context("asking failed")?;
-        if !read(&mut stream, &mut byte)? {
-            bail!("the server closed the connection");
-        }
-        now = Instant::now();
-        if asked - start >= WARM_UP {
-            latencies.record(now - asked);
+/// Hands over messages until it is over.
+pub(super) fn source(server: SocketAddr, bulk: &Bulk, meter: &Meter) -> Result<()> {
+    let mut stream = connect(server, bulk.mss)?;
+    if let Some(control) = bulk.control {
+        setsockopt(&stream, sockopt::TcpCongestion, &OsString::from(control))
+            .with_context(|| format!("TCP_CONGESTION {control}"))?;
+    }
+    if let Some(rate) = bulk.rate {
+        setsockopt(&stream, MaxPacingRate, &rate).context("SO_MAX_PACING_RATE")?;
+    }
+    patience(&stream)?;
+    let message = vec![0x5a; bulk.message];
+    let mut taken = 0;
+    while !meter.is_over() {
+        match stream.write(&message[taken..]) {
+            Ok(written) if taken + written == message.len() => taken = 0,
+            Ok(written) => taken += written,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) if meter.is_over() => break,
+            Err(error) => return Err(error).context("the kernel's sender"),
         }
     }
-    let cores = before.until(&Sample::now()?);
-    Ok(Ping { latencies, cores })
+    Ok(())
+}
+
+/// Accepts one connection, and echoes until the other end closes it.
+pub(super) fn answer(
+    end: &End,
+    port: u16,
+    exchange: &Exchange,
+    ready: &Sender<()>,
+    stop: &AtomicBool,
+) -> Result<()> {
+    let listener = listen(end, port, None)?;
+    // Whoever waited for this may have given up, and set `stop`.
+    let _ = ready.send(());
+    let Some(mut stream) = accept(&listener, stop)? else {
+        return Ok(());
+    };
+    prepare(&stream, exchange.wait)?;
+    let mut buffer = vec![0; exchange.read_at_once(BUFFER)];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => match write_all(&mut stream, &buffer[..read]) {
+                Ok(()) => {}
+                // A client that has what it wants leaves in the middle.
+                Err(_) if stop.load(Ordering::Relaxed) => return Ok(()),
+                Err(error) if is_gone(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            },
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) => return Err(error).context("the kernel's echo"),
+        }
+    }
+}
+
+/// Asks as the load wants.
+pub(super) fn ask(server: SocketAddr, exchange: &Exchange) -> Result<Account> {
+    let mut stream = connect(server, None)?;
+    prepare(&stream, exchange.wait)?;
+    let mut account = Account::new(exchange, Latencies::new()?);
+    let before = Sample::now()?;
+    let mut now = Instant::now();
+    account.begin(now);
+    let message = vec![7; exchange.size];
+    let mut buffer = vec![0; exchange.read_at_once(BUFFER)];
+    let mut last = now;
+    while !account.is_over(now) {
+        let due = account.due(now);
+        send(&mut stream, &message, due, exchange.one_each)?;
+        match stream.read(&mut buffer) {
+            Ok(0) => bail!("the server closed the connection"),
+            Ok(read) => {
+                now = Instant::now();
+                last = now;
+                account.answered(read, now);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                now = Instant::now();
+                if now - last > TIMEOUT {
+                    bail!("no answer within {TIMEOUT:?}");
+                }
+            }
+            Err(error) => return Err(error).context("no answer"),
+        }
+    }
+    account.end(now, before.until(&Sample::now()?));
+    Ok(account)
+}
+
+/// Writes `count` messages: each by itself, or all by one call.
+fn send(stream: &mut TcpStream, message: &[u8], count: usize, one_each: bool) -> Result<()> {
+    match count {
+        0 => Ok(()),
+        count if one_each || count == 1 => (0..count).try_for_each(|_| write_all(stream, message)),
+        count => write_all(stream, &message.repeat(count)),
+    }
+}
+
+/// True if the other end has closed.
+fn is_gone(error: &anyhow::Error) -> bool {
+    let kind = error
+        .downcast_ref::<std::io::Error>()
+        .map(std::io::Error::kind);
+    matches!(
+        kind,
+        Some(ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+    )
+}
+
+/// Writes all, also to a socket that does not block.
+fn write_all(stream: &mut TcpStream, mut bytes: &[u8]) -> Result<()> {
+    let start = Instant::now();
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock && start.elapsed() < TIMEOUT => {}
+            Err(error) => return Err(error).context("writing failed"),
+        }
+    }
+    Ok(())
 }
 
 fn prepare(stream: &TcpStream, wait: Wait) -> Result<()> {
@@ -135,25 +230,4 @@ fn prepare(stream: &TcpStream, wait: Wait) -> Result<()> {
     stream.set_nonblocking(wait == Wait::Spin)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     Ok(())
-}
-
-/// Reads one byte; false at the end of the stream.
-fn read(stream: &mut TcpStream, byte: &mut [u8; 1]) -> Result<bool> {
-    let mut spins = 0_u32;
-    let mut since = None;
-    loop {
-        match stream.read(byte) {
-            Ok(read) => return Ok(read > 0),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                // A blocking socket says this after its time-out; a spinning one looks at the clock now and then.
-                spins += 1;
-                if spins.is_multiple_of(1 << 16)
-                    && since.get_or_insert_with(Instant::now).elapsed() > TIMEOUT
-                {
-                    bail!("no answer within {TIMEOUT:?}");
-                }
-            }
-            Err(error) => return Err(error).context("no answer"),
-        }
-    }
 }

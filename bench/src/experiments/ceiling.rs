@@ -12,10 +12,10 @@ use crate::row::Params;
 use crate::run::{Case, Outcome};
 
 /// Frames in flight that leave the veth's ring of 256 some room for frames in other hands.
-const WINDOW: usize = 160;
+pub(crate) const WINDOW: usize = 160;
 
 /// Name of both ends in tables.
-const RAW: &str = "raw AF_XDP";
+pub(crate) const RAW: &str = "raw AF_XDP";
 
 /// Bulk transfer with the receiver verifying checksums as the stack's does, and not; and in generic mode, which is the faster one on veth.
 pub(crate) fn bulk(bed: &Testbed, mode: Mode) -> Vec<Case<'_>> {
@@ -37,15 +37,15 @@ pub(crate) fn sweep(bed: &Testbed) -> Vec<Case<'_>> {
     cases.push(bulk_case(bed, WINDOW, Touch::Verify, Mode::Generic));
     cases.push(bulk_case(bed, WINDOW, Touch::Header, Mode::Native));
     cases.push(bulk_case(bed, WINDOW, Touch::Header, Mode::Generic));
-    cases.push(ping(bed, Mode::Native));
-    cases.push(ping(bed, Mode::Generic));
+    cases.push(ping(bed, 1, Mode::Native));
+    cases.push(ping(bed, 1, Mode::Generic));
     cases
 }
 
 /// Ping-pong of one frame.
-pub(crate) fn ping(bed: &Testbed, mode: Mode) -> Case<'_> {
+pub(crate) fn ping(bed: &Testbed, size: usize, mode: Mode) -> Case<'_> {
     let params = Params::from([
-        ("bytes", "1".to_owned()),
+        ("bytes", size.to_string()),
         ("offloads", bed.offloads.name().to_owned()),
     ]);
     Case {
@@ -54,11 +54,12 @@ pub(crate) fn ping(bed: &Testbed, mode: Mode) -> Case<'_> {
         peer: RAW,
         params,
         setting: bed.setting.waiting("spin"),
-        run: Box::new(move |duration| ping_once(bed, mode, duration)),
+        run: Box::new(move |duration| ping_once(bed, size, mode, duration)),
     }
 }
 
-fn bulk_case(bed: &Testbed, window: usize, touch: Touch, mode: Mode) -> Case<'_> {
+/// Bulk transfer with so many frames in flight.
+pub(crate) fn bulk_case(bed: &Testbed, window: usize, touch: Touch, mode: Mode) -> Case<'_> {
     let params = Params::from([
         ("offloads", bed.offloads.name().to_owned()),
         ("window", format!("{window} frames")),
@@ -113,8 +114,8 @@ fn bulk_case(bed: &Testbed, window: usize, touch: Touch, mode: Mode) -> Case<'_>
     }
 }
 
-fn ping_once(bed: &Testbed, mode: Mode, duration: Duration) -> Result<Outcome> {
-    let ping = raw::ping(bed, mode, duration)?;
+fn ping_once(bed: &Testbed, size: usize, mode: Mode, duration: Duration) -> Result<Outcome> {
+    let ping = raw::ping(bed, size, mode, duration)?;
     Ok(Outcome {
         readings: ping.latencies.readings(),
         cores: ping.cores,

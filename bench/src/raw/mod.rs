@@ -4,6 +4,7 @@ mod bulk;
 mod frame;
 mod ping;
 mod port;
+mod steering;
 
 use std::thread::ScopedJoinHandle;
 
@@ -11,6 +12,7 @@ use anyhow::{Result, anyhow};
 
 pub(crate) use bulk::{Shape, Touch, run as bulk};
 pub(crate) use ping::run as ping;
+pub(crate) use steering::Steering;
 
 use crate::netns::End;
 use frame::Route;

@@ -1,4 +1,4 @@
-//! Ping-pong of one small raw frame, both ends spinning: what any TCP over this wire could reach at best.
+//! Ping-pong of one raw frame, both ends spinning: what any TCP over this wire could reach at best.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use bywash_xdp::Mode;
 
-use super::frame::{HEADER, Template, sum};
+use super::frame::{HEADER, Route, Template, sum};
 use super::port::RawPort;
 use super::{PORT_A, PORT_B, join, route};
 use crate::cpu::{CoreTime, Sample};
@@ -28,8 +28,8 @@ pub(crate) struct Ping {
     pub(crate) cores: Vec<CoreTime>,
 }
 
-/// Frames with one byte of payload, there and back, for the given time.
-pub(crate) fn run(bed: &Testbed, mode: Mode, duration: Duration) -> Result<Ping> {
+/// Frames with `size` bytes of payload, there and back, for the given time.
+pub(crate) fn run(bed: &Testbed, size: usize, mode: Mode, duration: Duration) -> Result<Ping> {
     let ready = Barrier::new(2);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -38,15 +38,15 @@ pub(crate) fn run(bed: &Testbed, mode: Mode, duration: Duration) -> Result<Ping>
             ready.wait();
             answer(
                 port?,
-                &Template::new(&route(&bed.b, &bed.a, PORT_B, PORT_A), 1),
+                &Frames::new(&route(&bed.b, &bed.a, PORT_B, PORT_A), size),
                 &stop,
             )
         });
         let client = bed.a.spawn(scope, |entered| {
             let port = entered.and_then(|()| RawPort::open(&bed.a, PORT_A, mode));
             ready.wait();
-            let template = Template::new(&route(&bed.a, &bed.b, PORT_A, PORT_B), 1);
-            let asked = port.and_then(|port| ask(port, &template, duration));
+            let frames = Frames::new(&route(&bed.a, &bed.b, PORT_A, PORT_B), size);
+            let asked = port.and_then(|port| ask(port, &frames, duration));
             stop.store(true, Ordering::Release);
             asked
         });
@@ -56,14 +56,14 @@ pub(crate) fn run(bed: &Testbed, mode: Mode, duration: Duration) -> Result<Ping>
     })
 }
 
-fn ask(mut port: RawPort, template: &Template, duration: Duration) -> Result<Ping> {
+fn ask(mut port: RawPort, frames: &Frames, duration: Duration) -> Result<Ping> {
     let mut latencies = Latencies::new()?;
     let before = Sample::now()?;
     let start = Instant::now();
     let mut now = start;
     while now - start < duration {
         let asked = now;
-        exchange(&mut port, template)?;
+        exchange(&mut port, frames)?;
         while port.receive(|_| ())? == 0 {
             if asked.elapsed() > TIMEOUT {
                 bail!(
@@ -86,19 +86,36 @@ fn ask(mut port: RawPort, template: &Template, duration: Duration) -> Result<Pin
     })
 }
 
-fn answer(mut port: RawPort, template: &Template, stop: &AtomicBool) -> Result<()> {
+fn answer(mut port: RawPort, frames: &Frames, stop: &AtomicBool) -> Result<()> {
     while !stop.load(Ordering::Acquire) {
         if port.receive(|_| ())? > 0 {
-            exchange(&mut port, template)?;
+            exchange(&mut port, frames)?;
         }
     }
     port.close()
 }
 
-fn exchange(port: &mut RawPort, template: &Template) -> Result<()> {
+/// What one end sends.
+struct Frames {
+    template: Template,
+    payload: Vec<u8>,
+}
+
+impl Frames {
+    fn new(route: &Route, size: usize) -> Self {
+        Self {
+            template: Template::new(route, size),
+            payload: vec![7; size],
+        }
+    }
+}
+
+fn exchange(port: &mut RawPort, frames: &Frames) -> Result<()> {
     port.reclaim();
-    port.post(HEADER + 1, |frame| {
-        template.write(frame, 0, 0, &[7], sum(&[7]))
+    port.post(HEADER + frames.payload.len(), |frame| {
+        frames
+            .template
+            .write(frame, 0, 0, &frames.payload, sum(&frames.payload))
     })?;
     port.kick()
 }

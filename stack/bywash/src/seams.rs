@@ -36,6 +36,8 @@ pub use bywash_engine::xsk::{
     VirtualQueue,
 };
 
+/// The engines of this host and what they say of themselves, by their control sockets.
+pub use bywash_engine::host::control;
 /// TCP without an engine.
 pub use bywash_engine::tcp;
 /// Frames as values.
