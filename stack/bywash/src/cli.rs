@@ -581,6 +581,9 @@ pub(crate) struct DoctorArgs {
     /// Undo what --tune --apply has changed for this device
     #[arg(long, conflicts_with_all = ["tune", "apply", "json"])]
     pub(crate) revert: bool,
+    /// Print what to do, step by step, and what must be seen, when Bywash runs on this device for the first time
+    #[arg(long, conflicts_with_all = ["tune", "apply", "json", "revert"])]
+    pub(crate) first_run: bool,
     /// Tune for an engine that polls its queues itself
     #[arg(long)]
     pub(crate) busy_poll: bool,

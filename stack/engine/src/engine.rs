@@ -21,8 +21,8 @@ pub use bywash_xdp::{
     Limits as XdpLimits, Mode as XdpMode, Rate as XdpRate, Settings as XdpSettings,
 };
 use bywash_xsk::{
-    BindMode, BusyPoll, KernelModes, Marks, Mode, PoolClass, RingSizes, TxChecksum, UmemConfig,
-    XskConfig, XskError, XskPort,
+    BindMode, BusyPoll, KernelModes, Marks, Mode, PoolClass, TxChecksum, UmemConfig, XskConfig,
+    XskError, XskPort,
 };
 use crossbeam::channel::{Receiver, Sender, bounded};
 
@@ -609,13 +609,14 @@ fn device_queues(
 }
 
 fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {
-    let rings = RingSizes::default();
+    let rings = config.rings.clone();
     let base = XskConfig::new(device.name.clone(), queue);
+    let fill_reserve = base.fill_reserve.min(rings.fill);
     let rx_frames = rings.primary
         + rings.control
         + config.pools.iter().map(PoolClass::frames).sum::<u64>() as u32
         + config.shard.lease_cap
-        + base.fill_reserve;
+        + fill_reserve;
     let veth = device.driver.as_deref() == Some("veth");
     XskConfig {
         umem: UmemConfig {
@@ -629,6 +630,7 @@ fn xsk_config(config: &EngineConfig, device: &Device, queue: u32) -> XskConfig {
             ..UmemConfig::default()
         },
         rings,
+        fill_reserve,
         pools: config.pools.clone(),
         mode: config.mode,
         busy_poll: config.busy_poll,

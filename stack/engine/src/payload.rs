@@ -75,6 +75,7 @@ impl Payload for FramePayload {
         let tail = &self.frame.bytes()[at..];
         let taken = rest.fill(tail, tail.len());
         debug_assert_eq!(taken, tail.len(), "a segment fits into a fresh frame");
+        self.frame.umem().count_recut(taken);
         self.truncate(at);
         Some(rest)
     }
@@ -89,6 +90,7 @@ impl Payload for FramePayload {
         }
         self.frame.extend(bytes.len());
         self.frame.umem().count_copied(bytes.len());
+        self.frame.umem().count_recut(bytes.len());
         self.sum = None;
         true
     }

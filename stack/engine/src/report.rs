@@ -474,6 +474,7 @@ impl<P: Port> Core<P> {
             ("tx-changed", port.tx_changed),
             ("rx-wakeups", port.rx_wakeups),
             ("payload-bytes-copied", self.port.umem().copied()),
+            ("payload-bytes-recut", self.port.umem().recut()),
             (
                 "rx-ring-full",
                 kernel(|k| k.rx_ring_full) + port.rx_ring_full.iter().sum::<u64>(),

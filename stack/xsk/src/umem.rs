@@ -113,8 +113,9 @@ pub struct Umem {
     rx_free: FreeList,
     tx_free: FreeList,
     held_by: [Cell<u32>; holder::COUNT],
-    /// Bytes of payload that were copied into this memory.
+    /// Bytes of payload that were copied into this memory, and those of them that had been in it before.
     copied: Cell<u64>,
+    recut: Cell<u64>,
     /// Own chunks whose foreign token is gone, in that order: the completion ring of a wire in memory.
     foreign_done: RefCell<VecDeque<u32>>,
 }
@@ -138,6 +139,7 @@ impl Umem {
             tx_free: FreeList::full(config.rx_frames..frames),
             held_by,
             copied: Cell::new(0),
+            recut: Cell::new(0),
             foreign_done: RefCell::default(),
         }))
     }
@@ -296,9 +298,19 @@ impl Umem {
         self.copied.set(self.copied.get() + n as u64);
     }
 
+    /// Notes that `n` of those bytes were copied from one frame of this memory to another, because a segment was cut or joined.
+    pub fn count_recut(&self, n: usize) {
+        self.recut.set(self.recut.get() + n as u64);
+    }
+
     /// Bytes of payload that were copied into this memory: what is sent once, what is received never.
     pub fn copied(&self) -> u64 {
         self.copied.get()
+    }
+
+    /// Those of them that were copied again, because a segment was cut or joined.
+    pub fn recut(&self) -> u64 {
+        self.recut.get()
     }
 
     /// How many chunks each holder has now. Constant time.

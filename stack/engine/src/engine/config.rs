@@ -7,7 +7,9 @@ use bywash_ethtool::QueueError;
 use bywash_guard::{GuardError, OnDeath};
 use bywash_wire::ChecksumPolicy;
 use bywash_xdp::{AttachError, DemuxError, Mode as XdpMode, Settings as XdpSettings};
-use bywash_xsk::{BindMode, BusyPoll, BusyPollConfig, Mode, PoolClass, TxChecksum, XskError};
+use bywash_xsk::{
+    BindMode, BusyPoll, BusyPollConfig, Mode, PoolClass, RingSizes, TxChecksum, XskError,
+};
 
 use crate::config::ShardConfig;
 use crate::host::control::ControlError;
@@ -39,6 +41,8 @@ pub struct EngineConfig {
     pub xdp_settings: XdpSettings,
     /// Flow pools of a shard, by the size of their rings.
     pub pools: Vec<PoolClass>,
+    /// Sizes of the rings that all flows of a queue share. A larger RX ring or fill ring takes as many RX frames.
+    pub rings: RingSizes,
     /// Frames of a shard for sending.
     pub tx_frames: u32,
     /// Bytes of a frame, 2048 or 4096; `None`: what MTU and driver need.
@@ -82,6 +86,7 @@ impl EngineConfig {
             xdp: XdpMode::Auto,
             xdp_settings: XdpSettings::default(),
             pools: vec![PoolClass::small(16)],
+            rings: RingSizes::default(),
             tx_frames: 8192,
             chunk_size: None,
             guard_tx: false,

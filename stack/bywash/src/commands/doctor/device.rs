@@ -1,13 +1,15 @@
 //! The device: what it is, who else is on it, what its driver can do.
 
 use bywash_engine::host::Device;
+use bywash_engine::host::control::{Operation, ask, engines};
 use bywash_engine::host::netdev::{Answer, XdpFeatures, xdp_features};
 use bywash_engine::host::netlink::{NetlinkError, Requests};
+use bywash_engine::report::EngineReport;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
 use netlink_packet_route::neighbour::{NeighbourMessage, NeighbourState};
 
-use super::Findings;
+use super::{Findings, sysfs};
 
 /// Largest MTU of a page-sized frame: 4096 less 256 bytes of XDP headroom, Ethernet and a VLAN tag.
 const MTU: u16 = 4096 - 256 - 18;
@@ -20,6 +22,7 @@ pub(super) fn look(findings: &mut Findings, device: &Device) {
     queues(findings, device);
     mtu(findings, device);
     driver(findings, device);
+    running(findings, device);
     match Requests::open() {
         Ok(mut requests) => {
             program(findings, device, &mut requests);
@@ -80,6 +83,11 @@ fn mtu(findings: &mut Findings, device: &Device) {
 fn driver(findings: &mut Findings, device: &Device) {
     let name = device.driver.as_deref().unwrap_or("the driver");
     match xdp_features(device.ifindex) {
+        Ok(Answer::Known(features)) if features.zero_copy() && virtio_refuses(device) => findings.warn(
+            "zero-copy",
+            format!("{name} has AF_XDP zero copy, but not on this device: it is not behind an IOMMU (VIRTIO_F_ACCESS_PLATFORM)"),
+            "the hypervisor decides: QEMU wants iommu_platform=on,disable-legacy=on; else the kernel copies each frame",
+        ),
         Ok(Answer::Known(features)) => abilities(findings, name, features),
         Ok(Answer::Unknown) => findings.warn(
             "zero-copy",
@@ -136,6 +144,66 @@ fn abilities(findings: &mut Findings, name: &str, features: XdpFeatures) {
         "zero-copy",
         format!("{name} has AF_XDP zero copy, {jumbo}{sums}; whether a queue gives it shows at the start"),
     );
+}
+
+/// The number of `VIRTIO_F_ACCESS_PLATFORM` (virtio 1.2, 6): the device keeps to the addresses that the guest maps for it.
+const VIRTIO_F_ACCESS_PLATFORM: usize = 33;
+
+/// A virtio device without an IOMMU in front of it takes no memory of ours; `false` if that cannot be seen.
+fn virtio_refuses(device: &Device) -> bool {
+    let features = sysfs::read(device, "device/features");
+    features.is_ok_and(|bits| bits.as_bytes().get(VIRTIO_F_ACCESS_PLATFORM) == Some(&b'0'))
+}
+
+/// What an engine that runs on the device has become: that is measured, the rest is expectation.
+fn running(findings: &mut Findings, device: &Device) {
+    let engines = match engines() {
+        Ok(engines) => engines,
+        // `engines` above tells of it.
+        Err(_) => return,
+    };
+    for engine in engines.iter().filter(|engine| engine.key == device.key()) {
+        let report = ask(engine, Operation::Ss)
+            .map_err(|error| error.to_string())
+            .and_then(|answer| {
+                serde_json::from_value::<EngineReport>(answer).map_err(|error| error.to_string())
+            });
+        match report {
+            Ok(report) => mode(findings, &report),
+            Err(error) => findings.warn(
+                "mode",
+                format!("the engine on {} does not answer: {error}", device.name),
+                "look at its log",
+            ),
+        }
+    }
+}
+
+fn mode(findings: &mut Findings, report: &EngineReport) {
+    let text = format!(
+        "the engine on {} runs in {} mode, {} XDP, frames of {} bytes",
+        report.device, report.bind_mode, report.xdp_mode, report.chunk_size
+    );
+    let changed: u64 = report
+        .shards
+        .iter()
+        .filter_map(|shard| shard.counters.get("tx-changed"))
+        .sum();
+    if changed > 0 {
+        findings.fail(
+            "mode",
+            format!("{text}; {changed} frames were changed on their way to the device"),
+            "this is a fault of Bywash: please report it with the log of a run under -vv",
+        );
+    } else if let Some(why) = &report.zero_copy_refusal {
+        findings.warn(
+            "mode",
+            format!("{text}: zero copy was refused: {why}"),
+            "insist with --require-zero-copy, if frames must not be copied",
+        );
+    } else {
+        findings.ok("mode", text);
+    }
 }
 
 fn program(findings: &mut Findings, device: &Device, requests: &mut Requests) {

@@ -2,10 +2,11 @@
 //!
 //! Nothing is attached, bound or sent: it only looks. Each finding is a line; one that fails makes
 //! the exit status 1. With `--tune` it prints the changes that the findings ask for, with `--apply` it makes them, with
-//! `--revert` it undoes them.
+//! `--revert` it undoes them. With `--first-run` it prints what to do with a NIC that Bywash has never met.
 
 mod device;
 mod filters;
+mod first_run;
 mod machine;
 mod offloads;
 mod placement;
@@ -84,6 +85,10 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<(), Failure> {
     if args.revert {
         let device = Device::open(&args.dev).map_err(|error| Failure::Failed(error.to_string()))?;
         return Ledger::of(&device).revert(&mut out);
+    }
+    if args.first_run {
+        let device = Device::open(&args.dev).map_err(|error| Failure::Failed(error.to_string()))?;
+        return Ok(first_run::print(&device, &mut out)?);
     }
     let (findings, device) = look(args);
     let failed = findings
