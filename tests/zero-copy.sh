@@ -101,7 +101,7 @@ boot() {
     "$built/bywash-vm-pack" "$scratch/initrd" "${files[@]}"
     if ((short)); then
         size=short
-        limit=120
+        limit=300
     fi
     case $device-$iommu in
         # Zero copy wants rings that the driver maps itself, which a device behind an IOMMU has.

@@ -15,6 +15,9 @@ use std::time::Instant;
 /// (tens to hundreds of microseconds), and far below a retransmission time-out.
 const STALL: Duration = Duration::from_millis(10);
 
+/// Stalls in a row after which busy polling ends altogether: a tenth of a second.
+const HOPELESS: u32 = 10;
+
 /// Kicks between two looks at the clock.
 const LOOK_EVERY: u32 = 64;
 
@@ -92,6 +95,8 @@ pub(crate) struct TxWatch {
     kicks: u32,
     /// Completions at the last look that found frames under way, and when that was.
     last: Option<(u64, Instant)>,
+    /// Stalls without a completion between them.
+    in_a_row: u32,
 }
 
 impl TxWatch {
@@ -101,10 +106,16 @@ impl TxWatch {
         self.kicks.is_multiple_of(LOOK_EVERY)
     }
 
+    /// Whether nothing has helped for so long that busy polling as a whole is to blame, and not a slow moment.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.in_a_row >= HOPELESS
+    }
+
     /// Looks: `true` if frames are under way and none has completed for [`STALL`].
     pub(crate) fn is_stalled(&mut self, outstanding: u32, completed: u64, now: Instant) -> bool {
         if outstanding == 0 {
             self.last = None;
+            self.in_a_row = 0;
             return false;
         }
         match self.last {
@@ -113,11 +124,13 @@ impl TxWatch {
                 if stalled {
                     // The next one is a stall of its own.
                     self.last = Some((completed, now));
+                    self.in_a_row += 1;
                 }
                 stalled
             }
             _ => {
                 self.last = Some((completed, now));
+                self.in_a_row = 0;
                 false
             }
         }
@@ -139,6 +152,15 @@ mod tests {
         // Told of once in each such time.
         assert!(!watch.is_stalled(7, 10, at(11)));
         assert!(watch.is_stalled(7, 10, at(20)));
+        assert!(!watch.is_hopeless());
+        for stall in 3..=u64::from(HOPELESS) {
+            assert!(watch.is_stalled(7, 10, at(10 * stall)));
+        }
+        assert!(watch.is_hopeless());
+        assert!(
+            !watch.is_stalled(7, 11, at(200)) && !watch.is_hopeless(),
+            "one came"
+        );
     }
 
     #[test]

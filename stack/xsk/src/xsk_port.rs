@@ -249,7 +249,8 @@ impl XskPort {
             return;
         }
         self.statistics.tx_stalls += 1;
-        if polls {
+        let by_sender = matches!(self.modes.busy_poll, BusyPoll::On { .. });
+        if by_sender || polls && self.tx_watch.is_hopeless() {
             self.poll_less();
         } else if self.statistics.tx_stalls == 1 {
             self.complaint = Some(

