@@ -216,14 +216,7 @@ impl<P: Port> Core<P> {
     /// A tuple to `remote` with a local port that no connection uses towards it, from the address that
     /// the kernel prefers, or from one of this device's if that is another device's.
     pub(crate) fn choose_tuple(&mut self, path: &Path, remote: SocketAddr) -> Option<Tuple> {
-        let ours = self.env.routes.sources();
-        let source = if ours.contains(&path.source) {
-            path.source
-        } else {
-            ours.iter()
-                .copied()
-                .find(|own| own.is_ipv4() == remote.is_ipv4())?
-        };
+        let source = self.source_of(path, remote.ip())?;
         let hash = self.secrets.local_port(source, remote);
         let Self {
             local_ports,
@@ -248,6 +241,16 @@ impl<P: Port> Core<P> {
             })
         });
         chosen.map(tuple)
+    }
+
+    /// Our address towards `remote`.
+    pub(crate) fn source_of(&self, path: &Path, remote: IpAddr) -> Option<IpAddr> {
+        let ours = self.env.routes.sources();
+        if ours.contains(&path.source) {
+            return Some(path.source);
+        }
+        let mut ours = ours.iter().copied();
+        ours.find(|own| own.is_ipv4() == remote.is_ipv4())
     }
 
     fn no_path(&mut self, index: u32, reason: Unreachable) {

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bywash_engine::fast_open::{FastOpenKeys, KEY_LEN};
 use bywash_engine::tcp::time::Duration;
 use bywash_engine::tcp::{Config, EcnMode, KeepAlive, MtuProbing};
 
@@ -39,6 +40,24 @@ impl Sysctls {
     /// The only, or first, number of a parameter of `net.ipv4`.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.numbers(name)?.first().copied()
+    }
+
+    /// The bits of `tcp_fastopen`, which scripts write in hexadecimal digits too.
+    pub fn fast_open(&self) -> Option<u64> {
+        let words = self.words("net/ipv4/tcp_fastopen")?;
+        let word = words.first()?;
+        match word.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16).ok(),
+            None => word.parse().ok(),
+        }
+    }
+
+    /// `tcp_fastopen_key`: four words in hexadecimal digits, and perhaps, behind a comma, those of the key before.
+    pub fn fast_open_keys(&self) -> Option<FastOpenKeys> {
+        let words = self.words("net/ipv4/tcp_fastopen_key")?;
+        let mut keys = words.first()?.split(',').map(fast_open_key);
+        let current = keys.next()??;
+        Some(FastOpenKeys::new(current, keys.next().flatten()))
     }
 
     fn switch(&self, name: &str, field: &mut bool) {
@@ -120,6 +139,17 @@ impl Sysctls {
     }
 }
 
+/// Linux keeps each word of the key in little-endian order.
+fn fast_open_key(text: &str) -> Option<[u8; KEY_LEN]> {
+    let mut key = [0; KEY_LEN];
+    let mut words = text.split('-');
+    for octets in key.chunks_mut(4) {
+        let word = u32::from_str_radix(words.next()?, 16).ok()?;
+        octets.copy_from_slice(&word.to_le_bytes());
+    }
+    words.next().is_none().then_some(key)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,5 +171,15 @@ mod tests {
         let mut untouched = Config::default();
         Sysctls::new(None).apply(&mut untouched);
         assert_eq!(untouched, Config::default());
+    }
+
+    #[test]
+    fn keys_are_four_words_in_hexadecimal_digits() {
+        let key = fast_open_key("00000001-a1a1a1a1-00000000-ffffff00").unwrap();
+        assert_eq!(key[..8], [1, 0, 0, 0, 0xa1, 0xa1, 0xa1, 0xa1]);
+        assert_eq!(key[12..], [0, 0xff, 0xff, 0xff]);
+        for wrong in ["", "1-2-3", "1-2-3-4-5", "x-1-2-3"] {
+            assert_eq!(fast_open_key(wrong), None, "{wrong}");
+        }
     }
 }

@@ -53,8 +53,10 @@ pub enum FastOpenStatus {
     /// Not tried.
     #[default]
     Unused,
-    /// A cookie was asked for, or (the server) given; no data went early.
+    /// A cookie was asked for; no data went early.
     CookieOnly,
+    /// The server has given one.
+    Granted,
     /// Data went with the SYN, and there is no answer yet.
     Sent,
     /// The SYN's data was taken: the connection's first round trip was not waited for.
@@ -71,6 +73,7 @@ impl FastOpenStatus {
         match self {
             Self::Unused => "-",
             Self::CookieOnly => "cookie",
+            Self::Granted => "granted",
             Self::Sent => "sent",
             Self::Accepted => "accepted",
             Self::DataNotAcked => "not-acked",
@@ -87,6 +90,7 @@ code!(
         Accepted = 3,
         DataNotAcked = 4,
         SynRetransmitted = 5,
+        Granted = 6,
     }
 );
 

@@ -37,6 +37,8 @@ pub fn value(name: &str) -> Option<i64> {
         Some(match name {
             // Named by the kernel only.
             "TCP_NOTSENT_LOWAT" => 25,
+            "TCP_FASTOPEN_KEY" => 33,
+            "TCP_FASTOPEN_NO_COOKIE" => 34,
             "TCP_INQ" | "TCP_CM_INQ" => 36,
             "TCP_TX_DELAY" => 37,
             "FIONREAD" | "SIOCINQ" => 0x541b,

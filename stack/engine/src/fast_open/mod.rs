@@ -19,6 +19,7 @@ mod keys;
 mod known;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bywash_tcp::time::{Duration as TcpDuration, Instant};
@@ -27,6 +28,7 @@ use bywash_wire::{Decoded, FastOpen, Tuple};
 use bywash_xsk::{Frame, Port};
 
 use crate::context::Context;
+use crate::host::Resolution;
 use crate::payload::FramePayload;
 use crate::service::ListenerId;
 use crate::shard::{Core, Origin, Pressure, peer_of};
@@ -274,12 +276,31 @@ impl<P: Port> Core<P> {
                 counters.failed += 1;
                 self.known_servers.fail(path, now, true);
             }
-            (FastOpenStatus::Sent | FastOpenStatus::CookieOnly | FastOpenStatus::Unused, None) => {}
+            (
+                FastOpenStatus::Sent
+                | FastOpenStatus::CookieOnly
+                | FastOpenStatus::Granted
+                | FastOpenStatus::Unused,
+                None,
+            ) => {}
         }
     }
 }
 
 impl<P: Port> Context<'_, P> {
+    /// Whether an active open with Fast Open to `remote` could send data with its SYN now.
+    pub fn has_fast_open_cookie(&mut self, remote: SocketAddr) -> bool {
+        let core = self.core_mut();
+        let source = match core.env.routes.resolve(remote.ip()) {
+            Resolution::Ready(path) => core.source_of(&path, remote.ip()),
+            Resolution::Pending | Resolution::Unreachable(_) => None,
+        };
+        source.is_some_and(|source| {
+            let offer = core.known_servers.offer((source, remote), core.now);
+            matches!(offer, Some(FastOpenOffer::Show { .. }))
+        })
+    }
+
     /// How `listener` does TCP Fast Open (RFC 7413); `None`: not at all. Data on a SYN may be delivered twice: only for services
     /// that bear a repeated request.
     pub fn set_fast_open(&mut self, listener: ListenerId, server: Option<FastOpenServer>) {

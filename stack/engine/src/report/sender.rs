@@ -40,7 +40,7 @@ pub struct SenderReport {
     pub undone: u64,
     /// Retransmission time-outs.
     pub timeouts: u64,
-    /// TCP Fast Open (RFC 7413): `-`, `cookie`, `sent`, `accepted`, `not-acked` or `syn-lost`.
+    /// TCP Fast Open (RFC 7413): `-`, `cookie`, `granted`, `sent`, `accepted`, `not-acked` or `syn-lost`.
     #[serde(default)]
     pub fast_open: String,
     /// Bytes on the SYN, ours or the peer's.

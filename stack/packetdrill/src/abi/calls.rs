@@ -101,16 +101,21 @@ pub(super) fn connect_to(gate: &Gate, fd: c_int, address: Address) -> Result<c_i
         gate.call(|machine| machine.call(|sockets, cx| sockets.disconnect(cx, fd)))?;
         return Ok(0);
     };
-    let may_wait = !is_nonblocking(gate, fd);
     gate.call(|machine| machine.call(|sockets, cx| sockets.connect(cx, fd, address)))?;
+    await_handshake(gate, fd)?;
+    Ok(0)
+}
+
+/// Waits for the handshake that was begun, unless the socket must not.
+pub(super) fn await_handshake(gate: &Gate, fd: c_int) -> Result<(), Errno> {
+    let may_wait = !is_nonblocking(gate, fd);
     attempt(gate, may_wait, |machine| {
         machine.call(|sockets, _| sockets.connected(fd))
     })
     .map_err(|error| match error {
         Errno::EAGAIN => Errno::EINPROGRESS,
         other => other,
-    })?;
-    Ok(0)
+    })
 }
 
 pub(super) unsafe extern "C" fn connect(

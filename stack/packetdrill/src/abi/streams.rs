@@ -6,7 +6,7 @@ use bywash_engine::service::Follows;
 use libc::{iovec, loff_t, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 use nix::errno::Errno;
 
-use super::calls::{attempt, connect_to, is_nonblocking};
+use super::calls::{attempt, await_handshake, is_nonblocking};
 use super::memory::{self, Address};
 use super::{answer, gate};
 use crate::gate::Gate;
@@ -28,6 +28,9 @@ fn transmit(gate: &Gate, fd: c_int, bytes: &[u8], flags: c_int) -> Result<ssize_
     if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY) != 0 {
         // Urgent data and zero copy through a sockets API are not there, and nobody is made to believe it.
         return Err(Errno::EOPNOTSUPP);
+    }
+    if let Some(to) = gate.call(|machine| machine.sockets().deferred(fd)) {
+        return fast_open(gate, fd, bytes, flags, Address::Ip(to));
     }
     let may_wait = flags & libc::MSG_DONTWAIT == 0 && !is_nonblocking(gate, fd);
     let follows = if flags & libc::MSG_MORE != 0 {
@@ -253,7 +256,8 @@ pub(super) unsafe extern "C" fn sendmsg(
     })
 }
 
-/// `sendto` with `MSG_FASTOPEN` (RFC 7413): connects, then writes. Without a cookie that is what it means on the wire.
+/// `sendto` with `MSG_FASTOPEN` (RFC 7413), or the first write after a `connect` that was put off. With a cookie the data goes with
+/// the SYN; else the SYN asks for one, and who may not wait writes later.
 fn fast_open(
     gate: &Gate,
     fd: c_int,
@@ -264,8 +268,27 @@ fn fast_open(
     if to == Address::Unspecified {
         return Err(Errno::EOPNOTSUPP);
     }
-    connect_to(gate, fd, to)?;
-    transmit(gate, fd, bytes, flags & !libc::MSG_FASTOPEN)
+    let Address::Ip(to) = to else {
+        return Err(Errno::EAFNOSUPPORT);
+    };
+    if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY) != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let taken = gate
+        .call(|machine| machine.call(|sockets, cx| sockets.connect_with_data(cx, fd, to, bytes)))?;
+    let flags = flags & !libc::MSG_FASTOPEN;
+    if taken == bytes.len() && taken > 0 {
+        return Ok(taken as ssize_t);
+    }
+    if flags & libc::MSG_DONTWAIT != 0 || is_nonblocking(gate, fd) {
+        return if taken > 0 {
+            Ok(taken as ssize_t)
+        } else {
+            Err(Errno::EINPROGRESS)
+        };
+    }
+    await_handshake(gate, fd)?;
+    transmit(gate, fd, &bytes[taken..], flags).map(|more| more + taken as ssize_t)
 }
 
 pub(super) unsafe extern "C" fn splice(

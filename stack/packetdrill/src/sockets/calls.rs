@@ -104,7 +104,7 @@ impl Sockets {
             port,
             queue: std::collections::VecDeque::new(),
         });
-        Ok(())
+        self.tune_fast_open(cx, fd)
     }
 
     /// `accept4(2)`: the new descriptor and the peer's address as the listener's family shows it.
@@ -147,11 +147,24 @@ impl Sockets {
         fd: RawFd,
         remote: SocketAddr,
     ) -> Result<(), Errno> {
+        if !self.may_connect(fd, remote)? {
+            return Ok(());
+        }
+        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+        if self.defer(cx, fd, remote)? {
+            return Ok(());
+        }
+        let wants = self.socket(fd)?.options.fast_open_connect();
+        self.open_actively(cx, fd, remote, wants)
+    }
+
+    /// Whether the socket can begin a connection. False: it has one, and `connect` has not said so yet.
+    pub(super) fn may_connect(&mut self, fd: RawFd, remote: SocketAddr) -> Result<bool, Errno> {
         let socket = self.socket_mut(fd)?;
         match socket.state {
             State::Connecting(_) => return Err(Errno::EALREADY),
             State::Connected(_) if socket.options.connect_told => return Err(Errno::EISCONN),
-            State::Connected(_) => return Ok(()),
+            State::Connected(_) => return Ok(false),
             State::Listening(_) => return Err(Errno::EISCONN),
             State::Ended => {
                 socket.take_error()?;
@@ -162,8 +175,20 @@ impl Sockets {
         if socket.family == Family::V4 && !remote.is_ipv4() {
             return Err(Errno::EAFNOSUPPORT);
         }
+        Ok(true)
+    }
+
+    /// Sends the SYN.
+    pub(super) fn open_actively<P: Port>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        fd: RawFd,
+        remote: SocketAddr,
+        fast_open: bool,
+    ) -> Result<(), Errno> {
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-        let config = self.config(cx, fd)?;
+        let mut config = self.config(cx, fd)?;
+        config.fast_open = fast_open;
         let conn = cx
             .connect_with(remote, config)
             .map_err(|error| match error {
@@ -187,6 +212,7 @@ impl Sockets {
         let socket = self.socket_mut(fd)?;
         match socket.state {
             State::Connecting(_) => Ok(None),
+            State::Fresh if socket.deferred.is_some() => Ok(Some(())),
             State::Connected(_) => {
                 socket.options.connect_told = true;
                 Ok(Some(()))
@@ -207,6 +233,7 @@ impl Sockets {
         let socket = self.socket_mut(fd)?;
         let conn = socket.conn();
         socket.state = State::Fresh;
+        socket.deferred = None;
         socket.head.clear();
         socket.error = None;
         (socket.shut_read, socket.shut_write) = (false, false);

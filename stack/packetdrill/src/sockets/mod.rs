@@ -18,10 +18,12 @@
 //! | `stream` | bytes in and out, what is queued |
 //! | `options`, `tcp_info` | getsockopt, setsockopt, fcntl |
 //! | `ready`, `epoll` | poll(2) and epoll(7) |
+//! | `fast_open` | data on the SYN |
 //! | `pipe` | pipe(2) and splice(2) |
 
 mod calls;
 mod epoll;
+mod fast_open;
 mod options;
 mod pipe;
 mod ready;

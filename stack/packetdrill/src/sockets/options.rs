@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
 use bywash_engine::context::Context;
+use bywash_engine::fast_open::FastOpenKeys;
 use bywash_engine::tcp::time::Duration;
 use bywash_engine::tcp::{Config, CongestionControl, KeepAlive};
 use bywash_engine::xsk::Port;
 use nix::errno::Errno;
 
 use super::Sockets;
+use super::fast_open::{self, TCP_FASTOPEN_NO_COOKIE};
 use super::socket::{Socket, State};
 use super::tcp_info;
 
@@ -41,6 +43,8 @@ pub(super) struct Options {
     pub(super) nodelay: bool,
     pub(super) cork: bool,
     pub(super) congestion: Option<CongestionControl>,
+    /// `TCP_FASTOPEN_KEY`.
+    pub(super) fast_open_keys: Option<FastOpenKeys>,
     /// `connect` has returned 0 once.
     pub(super) connect_told: bool,
 }
@@ -66,6 +70,23 @@ impl Options {
     /// `TCP_INQ`: `recvmsg` tells how much is left.
     pub(super) fn tells_queue(&self) -> bool {
         self.value(libc::SOL_TCP, TCP_INQ).is_some_and(|on| on != 0)
+    }
+
+    /// `TCP_FASTOPEN`: connections that may be open before their handshake has ended.
+    pub(super) fn fast_open_pending(&self) -> Option<u32> {
+        let value = self.value(libc::SOL_TCP, libc::TCP_FASTOPEN)?;
+        u32::try_from(value).ok()
+    }
+
+    pub(super) fn fast_open_without_cookie(&self) -> bool {
+        self.value(libc::SOL_TCP, TCP_FASTOPEN_NO_COOKIE)
+            .is_some_and(|on| on != 0)
+    }
+
+    /// `TCP_FASTOPEN_CONNECT`.
+    pub(super) fn fast_open_connect(&self) -> bool {
+        self.value(libc::SOL_TCP, libc::TCP_FASTOPEN_CONNECT)
+            .is_some_and(|on| on != 0)
     }
 
     /// Makes TCP's settings of it.
@@ -141,6 +162,8 @@ impl Sockets {
                 .ok()
                 .and_then(|text| text.parse().ok());
             socket.options.congestion = Some(algorithm.ok_or(Errno::ENOENT)?);
+        } else if (level, name) == (libc::SOL_TCP, libc::TCP_FASTOPEN_KEY) {
+            socket.options.fast_open_keys = Some(fast_open::keys(value)?);
         } else {
             // One octet is enough for IP's options (as in Linux).
             let number = match value {
@@ -153,6 +176,13 @@ impl Sockets {
             set_number(socket, level, name, number, value)?;
         }
         let (options, conn) = (socket.options.clone(), socket.conn());
+        let tunes = matches!(
+            name,
+            libc::TCP_FASTOPEN | libc::TCP_FASTOPEN_KEY | TCP_FASTOPEN_NO_COOKIE
+        );
+        if level == libc::SOL_TCP && tunes {
+            self.tune_fast_open(cx, fd)?;
+        }
         if let Some(conn) = conn
             && (level, name) == (libc::SOL_TCP, libc::TCP_QUICKACK)
             && cx.set_quick_ack(conn, int(value)? & 1 != 0).is_err()
@@ -288,7 +318,8 @@ fn number_is_out_of_range(level: i32, name: i32, number: i32) -> bool {
         (libc::SOL_TCP, libc::TCP_KEEPIDLE | libc::TCP_KEEPINTVL) => 1..=32_767,
         (libc::SOL_TCP, libc::TCP_KEEPCNT | libc::TCP_SYNCNT) => 1..=127,
         (libc::SOL_TCP, libc::TCP_USER_TIMEOUT) => 0..=i32::MAX,
-        (libc::SOL_TCP, TCP_INQ) => 0..=1,
+        (libc::SOL_TCP, TCP_INQ | libc::TCP_FASTOPEN_CONNECT | TCP_FASTOPEN_NO_COOKIE) => 0..=1,
+        (libc::SOL_TCP, libc::TCP_FASTOPEN) => 0..=i32::MAX,
         _ => return false,
     };
     !range.contains(&number)
@@ -360,6 +391,9 @@ fn is_kept(level: i32, name: i32) -> bool {
                 | libc::TCP_QUICKACK
                 | libc::TCP_LINGER2
                 | libc::TCP_DEFER_ACCEPT
+                | libc::TCP_FASTOPEN
+                | libc::TCP_FASTOPEN_CONNECT
+                | TCP_FASTOPEN_NO_COOKIE
                 | TCP_NOTSENT_LOWAT
                 | TCP_INQ
                 | TCP_RTO_MAX_MS

@@ -57,6 +57,7 @@ impl Socket {
             State::Listening(_) => return error | IN,
             State::Connecting(_) => return error,
             // As Linux: a socket in CLOSE hangs up and takes anything, to fail at once.
+            State::Fresh if self.deferred.is_some() => return error | OUT,
             State::Fresh => return error | OUT | libc::POLLHUP,
             State::Ended => return error | IN | OUT | libc::POLLHUP | POLLRDHUP,
             State::Connected(conn) => *conn,

@@ -59,6 +59,8 @@ pub(super) struct Socket {
     /// Both ends, kept when the connection is gone.
     pub(super) names: Option<(SocketAddr, SocketAddr)>,
     pub(super) state: State,
+    /// `connect` was put off until there is data to go with the SYN (`TCP_FASTOPEN_CONNECT`).
+    pub(super) deferred: Option<SocketAddr>,
     pub(super) options: Options,
     /// What the next call, or `SO_ERROR`, reports.
     pub(super) error: Option<Errno>,
@@ -83,6 +85,7 @@ impl Socket {
             bound: None,
             names: None,
             state: State::Fresh,
+            deferred: None,
             options: Options::default(),
             error: None,
             shut_read: false,

@@ -2,7 +2,7 @@
 //!
 //! What the stack does not know is zero, as it is in a kernel that does not know it.
 
-use bywash_engine::tcp::{Info, RecoveryPhase, State};
+use bywash_engine::tcp::{FastOpenStatus, Info, RecoveryPhase, State};
 
 /// Bytes of the structure, AccECN's counters at its end included, which are always zero here.
 const LEN: usize = size_of::<libc::tcp_info>();
@@ -57,6 +57,19 @@ fn phase_number(phase: RecoveryPhase) -> u8 {
     }
 }
 
+/// Numbers of `enum tcp_fastopen_client_fail`.
+fn fast_open_failure(status: FastOpenStatus) -> u8 {
+    match status {
+        FastOpenStatus::Unused
+        | FastOpenStatus::Granted
+        | FastOpenStatus::Sent
+        | FastOpenStatus::Accepted => 0,
+        FastOpenStatus::CookieOnly => 1,
+        FastOpenStatus::DataNotAcked => 2,
+        FastOpenStatus::SynRetransmitted => 3,
+    }
+}
+
 fn micros(nanos: u64) -> u32 {
     u32::try_from(nanos / 1000).unwrap_or(u32::MAX)
 }
@@ -85,14 +98,16 @@ pub(super) fn encode(info: Option<&Info>, listens: bool) -> Vec<u8> {
     out.u8(0); // tcpi_retransmits
     out.u8(0); // tcpi_probes
     out.u8(0); // tcpi_backoff
-    // TCPI_OPT_TIMESTAMPS 1, SACK 2, WSCALE 4, ECN 8, ECN_SEEN 16
+    // TCPI_OPT_TIMESTAMPS 1, SACK 2, WSCALE 4, ECN 8, ECN_SEEN 16, SYN_DATA 32
     let scaled = info.snd_wscale > 0 || info.rcv_wscale > 0;
     let seen = info.ecn_marks > 0;
-    let bits = [info.timestamps, info.sack, scaled, info.ecn, seen];
+    let syn_data = info.fast_open == FastOpenStatus::Accepted && info.syn_data > 0;
+    let bits = [info.timestamps, info.sack, scaled, info.ecn, seen, syn_data];
     let options = (0..).zip(bits).map(|(bit, on)| u8::from(on) << bit);
     out.u8(options.sum());
     out.u8(info.snd_wscale & 15 | info.rcv_wscale << 4);
-    out.u8(u8::from(info.delivery_rate_app_limited));
+    let failure = fast_open_failure(info.fast_open); // tcpi_fastopen_client_fail
+    out.u8(u8::from(info.delivery_rate_app_limited) | failure << 1);
     out.u32(micros(info.rto_ns));
     out.u32(40_000); // tcpi_ato
     out.u32(mss); // tcpi_snd_mss

@@ -13,7 +13,7 @@ use super::Connection;
 use crate::event::Pending;
 use crate::fast_open::{FastOpenAnswer, FastOpenOffer, FastOpenState, FastOpenStatus};
 use crate::payload::Payload;
-use crate::state::{Input, Phase};
+use crate::state::{Input, Opened, Phase};
 use crate::time::Instant;
 
 impl<P: Payload> Connection<P> {
@@ -82,7 +82,7 @@ impl<P: Payload> Connection<P> {
         };
         let mut state = FastOpenState {
             option,
-            status: FastOpenStatus::CookieOnly,
+            status: FastOpenStatus::Granted,
             ..FastOpenState::default()
         };
         if let Some(payload) = &accepted {
@@ -100,7 +100,10 @@ impl<P: Payload> Connection<P> {
         if let Some(payload) = payload.filter(|payload| !payload.is_empty()) {
             // The window that a SYN finds is not told to anybody: it is what the SYN-ACK will say.
             self.rcv.offer_unscaled();
+            // The SYN-ACK acknowledges it; it teaches nothing of how the peer's data comes (as Linux has it).
+            let policy = self.rcv.ack;
             self.on_data(self.rcv.nxt, payload, syn.flags.contains(Flags::PSH));
+            self.rcv.ack = policy;
         }
     }
 
@@ -110,6 +113,13 @@ impl<P: Payload> Connection<P> {
         self.rcv.ack.on_established(now);
         let moment = self.moment(now);
         self.congestion.on_established(moment, false);
+    }
+
+    /// What is on the way, for the congestion window: before the handshake ends without the SYN-ACK, so that data gets all of
+    /// the initial window.
+    pub(super) fn data_on_the_way(&self) -> u32 {
+        let early = self.phase == Phase::SynReceived(Opened::Early);
+        self.snd.pipe().saturating_sub(u32::from(early))
     }
 
     /// The option of the SYN or SYN-ACK that is being sent: of the first one only.

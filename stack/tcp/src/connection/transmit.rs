@@ -206,7 +206,8 @@ impl<P: Payload> Connection<P> {
         }
         let limit = self.segment_limit() as u32;
         let desired = len.min(limit);
-        if self.snd.pipe() > 0 && self.snd.pipe() + desired > self.congestion.window() {
+        let pipe = self.data_on_the_way();
+        if pipe > 0 && pipe + desired > self.congestion.window() {
             self.stop(LimitedBy::CongestionWindow);
             return None;
         }
@@ -364,7 +365,7 @@ impl<P: Payload> Connection<P> {
         let (this, next) = (self.snd.record(index), self.snd.record(index + 1));
         let desired = next.len.min(limit);
         let end = this.end() + desired;
-        self.snd.pipe() + this.len + desired > self.congestion.window()
+        self.data_on_the_way() + this.len + desired > self.congestion.window()
             || end.after(self.snd.una + self.snd.wnd)
     }
 
@@ -381,7 +382,7 @@ impl<P: Payload> Connection<P> {
         let bytes = (by_rate + by_path).min(BURST_MAX);
         let segments = (bytes / mss).max(self.config.burst_segments_min.into());
         let window = u64::from(self.congestion.window());
-        let free = window.saturating_sub(self.snd.pipe().into());
+        let free = window.saturating_sub(self.data_on_the_way().into());
         let most = (window / mss / 2).min(free / mss);
         segments.min(most).clamp(1, u8::MAX.into()) as u8
     }

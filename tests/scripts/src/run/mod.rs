@@ -81,11 +81,16 @@ pub struct Options {
 /// # Errors
 /// The first thing that went otherwise than the script says.
 pub fn play(text: &str, options: &Options) -> Result<(), Failure> {
-    let text = if options.family == Family::V6 {
-        text.replace("TFO_COOKIE", settings::TFO_COOKIE_V6)
+    // A script that names its family is for that one.
+    let v6 = options.family == Family::V6 && !text.contains("--ip_version=ipv4");
+    let (cookie, zero) = if v6 {
+        (settings::TFO_COOKIE_V6, settings::TFO_COOKIE_ZERO_V6)
     } else {
-        text.replace("TFO_COOKIE", settings::TFO_COOKIE_V4)
+        (settings::TFO_COOKIE_V4, settings::TFO_COOKIE_ZERO_V4)
     };
+    let text = text
+        .replace("TFO_COOKIE_ZERO", zero)
+        .replace("TFO_COOKIE", cookie);
     let script = parse(&text)?;
     let settings = Settings::of(&script, options)?;
     let parameters = Parameters::new();

@@ -9,7 +9,11 @@ use crate::script::{Micros, Script};
 /// Cookies of Linux's server for the player's default addresses and the test key of its suites.
 pub(super) const TFO_COOKIE_V4: &str = "3021b9d889017eeb";
 /// The same over IPv6.
-pub(super) const TFO_COOKIE_V6: &str = "b7c12350a90dc8f5";
+pub(super) const TFO_COOKIE_V6: &str = "c1d1e9742a47a9bc";
+/// Those of a key of zeros, `TFO_COOKIE_ZERO` in the suites.
+pub(super) const TFO_COOKIE_ZERO_V4: &str = "b7c12350a90dc8f5";
+/// The same over IPv6.
+pub(super) const TFO_COOKIE_ZERO_V6: &str = "82af1a8f9a205c34";
 
 /// What packets and sockets are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -33,6 +33,8 @@ pub(super) struct Socket {
     remote: (IpAddr, u16),
     /// Live number of the stack's SYN, less the script's.
     offset: Option<u32>,
+    /// Numbers of the stack's SYN and of the script's: later packets count from there.
+    isns: (u32, Option<u32>),
     /// Live values of the stack's timestamps by the script's, and the first pair.
     timestamps: HashMap<u32, u32>,
     first_timestamp: Option<(u32, u32)>,
@@ -46,6 +48,7 @@ impl Socket {
             local,
             remote,
             offset: None,
+            isns: (0, None),
             timestamps: HashMap::new(),
             first_timestamp: None,
         }
@@ -54,6 +57,31 @@ impl Socket {
     /// Port of the script's end.
     pub(super) fn remote_port(&self) -> u16 {
         self.remote.1
+    }
+
+    /// The segment with the numbers that it had if none counted from a SYN; `ours`: the stack sends it.
+    fn absolute(&self, segment: &Segment, ours: bool) -> Segment {
+        let mut segment = segment.clone();
+        if segment.flags & SYN != 0 {
+            return segment;
+        }
+        let (stack, script) = (self.isns.0, self.isns.1.unwrap_or(0));
+        let (from, to) = if ours {
+            (stack, script)
+        } else {
+            (script, stack)
+        };
+        segment.seq = segment.seq.wrapping_add(from);
+        segment.ack = segment.ack.map(|ack| ack.wrapping_add(to));
+        for option in segment.options.iter_mut().flatten() {
+            if let TcpOption::Sack(blocks) = option {
+                for (left, right) in blocks {
+                    *left = left.wrapping_add(to);
+                    *right = right.wrapping_add(to);
+                }
+            }
+        }
+        segment
     }
 
     /// The live value of a timestamp that the script echoes.
@@ -88,9 +116,14 @@ impl Player {
 
     pub(super) fn inject(&mut self, packet: &Packet) -> Outcome {
         let place = self.socket_for_injection();
-        let socket = &self.sockets[place];
+        let socket = &mut self.sockets[place];
         let datagram = match packet {
-            Packet::Tcp(segment) => inbound(socket, segment)?.encode(),
+            Packet::Tcp(segment) => {
+                if segment.flags & SYN != 0 {
+                    socket.isns.1.get_or_insert(segment.seq);
+                }
+                inbound(socket, &socket.absolute(segment, false))?.encode()
+            }
             Packet::Icmp(icmp) => inbound_icmp(socket, icmp)?,
         };
         match self.table.netdev_send(&datagram) {
@@ -117,7 +150,9 @@ impl Player {
         let socket = &mut self.sockets[place];
         if expected.flags & SYN != 0 && first.flags & SYN != 0 {
             socket.offset = Some(first.seq.wrapping_sub(expected.seq));
+            socket.isns.0 = expected.seq;
         }
+        let expected = &socket.absolute(expected, true);
         let mut live = first;
         let mut piece = live.payload.len();
         while (live.payload.len() as u32) < expected.len && !self.settings.strict_segments {
