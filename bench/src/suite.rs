@@ -7,7 +7,7 @@ use bywash_xdp::Mode;
 use clap::ValueEnum;
 
 use crate::experiments::{
-    cpu, demux, latency, mechanism, pools, scale, setup, stack, strangers, throughput, wan,
+    cpu, demux, floods, latency, mechanism, pools, scale, setup, stack, strangers, throughput, wan,
 };
 use crate::machine::Machine;
 use crate::netns::{self, Offloads, Testbed};
@@ -38,6 +38,8 @@ pub(crate) enum Experiment {
     Pools,
     /// What a shard pays for forged segments of no connection. Needs no root.
     Strangers,
+    /// 100 flows under SYN, ACK, forged and garbage floods: kernel TCP, Bywash.
+    Floods,
 }
 
 impl Experiment {
@@ -121,6 +123,10 @@ impl Suite {
                 self.add(pools::scan(&bed))
             }
             Experiment::Strangers => self.add(strangers::cases()),
+            Experiment::Floods => {
+                let bed = Testbed::new(Offloads::Default, mtu)?;
+                self.add(floods::cases(&bed))
+            }
         }
     }
 

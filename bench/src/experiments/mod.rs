@@ -18,6 +18,7 @@ use crate::run::{Case, Outcome};
 pub(crate) mod ceiling;
 pub(crate) mod cpu;
 pub(crate) mod demux;
+pub(crate) mod floods;
 pub(crate) mod latency;
 pub(crate) mod mechanism;
 pub(crate) mod pools;

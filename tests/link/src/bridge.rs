@@ -114,6 +114,12 @@ impl Bridge {
         })
     }
 
+    /// Changes what the link does from now on; the seed stays.
+    pub fn set_link(&mut self, link: &Link) {
+        self.ends[0].lane.set_impairment(link.forth);
+        self.ends[1].lane.set_impairment(link.back);
+    }
+
     /// Carries frames until `stop` is set or `limit` is over. May be called again: what is on its way stays there.
     ///
     /// # Errors

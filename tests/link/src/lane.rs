@@ -69,6 +69,11 @@ impl Lane {
         }
     }
 
+    /// From now on this is done to packets. What is on its way arrives as it was to.
+    pub fn set_impairment(&mut self, impairment: Impairment) {
+        self.impairment = impairment;
+    }
+
     /// A frame has come in at `now`.
     pub fn offer(&mut self, now: u64, frame: &[u8]) {
         let number = self.fates.offered;

@@ -96,6 +96,7 @@ impl Bed {
             emulator: shape.link.map(|_| Emulator {
                 namespace: format!("bwt{pid}-{serial}-link"),
                 counts: Arc::default(),
+                change: Arc::default(),
                 stop: Arc::default(),
                 thread: None,
             }),
@@ -164,6 +165,16 @@ impl Bed {
         }
     }
 
+    /// Changes what the emulated link does, within some hundredths of a second. Its seed stays.
+    ///
+    /// # Panics
+    /// On a bed without one.
+    #[track_caller]
+    pub fn set_link(&self, link: Link) {
+        let emulator = self.emulator.as_ref().expect("a bed with a link");
+        *emulator.change.lock().expect("no panic while held") = Some(link);
+    }
+
     /// What the emulated link has done so far: from host to peer, and back.
     ///
     /// # Panics
@@ -182,6 +193,7 @@ const INNER: [&str; 2] = ["to-host", "to-peer"];
 struct Emulator {
     namespace: String,
     counts: Arc<Mutex<[Counts; 2]>>,
+    change: Arc<Mutex<Option<Link>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -201,6 +213,7 @@ impl Emulator {
 
     fn start(&mut self, link: Link) {
         let (counts, stop) = (self.counts.clone(), self.stop.clone());
+        let change = self.change.clone();
         let (ready, opened) = std::sync::mpsc::channel();
         self.thread = Some(spawn_in(&self.namespace, move || {
             let mut bridge =
@@ -211,6 +224,9 @@ impl Emulator {
                     .run(&stop, Some(Self::GLANCE))
                     .expect("devices that stay");
                 *counts.lock().expect("no panic while held") = bridge.counts();
+                if let Some(link) = change.lock().expect("no panic while held").take() {
+                    bridge.set_link(&link);
+                }
             }
         }));
         opened.recv_timeout(LIMIT).expect("an emulator that starts");

@@ -147,6 +147,22 @@ pub fn mutate(frame: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
+/// What raw sockets call a device of the calling thread's network namespace.
+///
+/// # Panics
+/// If there is no such device.
+pub(crate) fn device_address(device: &str) -> LinkAddr {
+    let mut interfaces = nix::ifaddrs::getifaddrs().expect("the interfaces");
+    let address = interfaces.find_map(|one| {
+        let address = one.address?;
+        address
+            .as_link_addr()
+            .copied()
+            .filter(|_| one.interface_name == device)
+    });
+    address.unwrap_or_else(|| panic!("no device {device}"))
+}
+
 /// A raw socket on a device of the calling thread's network namespace.
 pub struct Wire {
     socket: OwnedFd,
@@ -166,16 +182,10 @@ impl Wire {
             None,
         )
         .expect("a raw socket");
-        let mut interfaces = nix::ifaddrs::getifaddrs().expect("the interfaces");
-        let address = interfaces.find_map(|one| {
-            let address = one.address?;
-            address
-                .as_link_addr()
-                .copied()
-                .filter(|_| one.interface_name == device)
-        });
-        let address = address.unwrap_or_else(|| panic!("no device {device}"));
-        Self { socket, address }
+        Self {
+            socket,
+            address: device_address(device),
+        }
     }
 
     /// The device's own link address.

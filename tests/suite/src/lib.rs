@@ -15,12 +15,15 @@
 
 pub mod bed;
 pub mod bywash;
+pub mod flood;
+pub mod flows;
 pub mod frames;
 pub mod kernel;
 pub mod pings;
 pub mod process;
 pub mod remains;
 pub mod sim;
+pub mod soak;
 pub mod workspace;
 
 pub use bed::{Bed, Shape, Side};

@@ -127,6 +127,22 @@ impl Running {
         Duration::from_nanos(tasks.filter_map(waited).sum())
     }
 
+    /// Its resident memory, in bytes.
+    ///
+    /// # Panics
+    /// If it has ended.
+    #[track_caller]
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("a process that runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("a process with memory");
+        let kib = line.split_whitespace().next().expect("a number of kB");
+        kib.parse::<u64>().expect("a number of kB") * 1024
+    }
+
     /// Standard output so far.
     pub fn stdout(&self) -> String {
         self.stdout.text()
