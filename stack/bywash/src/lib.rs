@@ -49,6 +49,7 @@ pub use bywash_engine::engine::{
     Engine, EngineConfig, EngineDescription, EngineError, OnDeath, StartError, XdpLimits, XdpMode,
     XdpRate, XdpSettings,
 };
+pub use bywash_engine::host::{VlanChoice, WantedVlan};
 pub use bywash_engine::memory::MemoryPair;
 pub use bywash_engine::remote::{Failure, FailureCode, Lease, Readiness, Remote, RemoteConfig};
 pub use bywash_engine::service::{

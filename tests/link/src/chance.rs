@@ -21,6 +21,8 @@ pub enum Draw {
     Reorder,
     /// Addition to the delay.
     Jitter,
+    /// Marked as having met congestion.
+    Mark,
 }
 
 /// The draws of one direction.

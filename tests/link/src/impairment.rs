@@ -23,6 +23,8 @@ pub struct Impairment {
     pub reorder_by: Duration,
     /// Probability that a packet arrives twice.
     pub duplicate: f64,
+    /// Probability that a packet is marked as having met congestion (CE), if its transport takes marks (ECT).
+    pub mark: f64,
     /// Probability that one bit behind the Ethernet header is flipped.
     pub corrupt: f64,
     /// Probability that the end of a packet is cut off, at a place drawn evenly behind the Ethernet header.
@@ -52,6 +54,7 @@ impl Default for Impairment {
             reorder: 0.0,
             reorder_by: Duration::from_millis(1),
             duplicate: 0.0,
+            mark: 0.0,
             corrupt: 0.0,
             truncate: 0.0,
             rate: None,

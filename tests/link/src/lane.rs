@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::chance::{Chance, Draw};
 use crate::impairment::Impairment;
+use crate::mark::mark;
 
 /// Bytes that damage leaves alone: without its Ethernet header a frame would reach nobody, or somebody else.
 const ETHERNET: usize = 14;
@@ -29,6 +30,8 @@ pub struct Fates {
     pub duplicated: u64,
     /// Held back.
     pub reordered: u64,
+    /// Marked as having met congestion.
+    pub marked: u64,
     /// With one bit flipped.
     pub corrupted: u64,
     /// Cut short.
@@ -172,6 +175,9 @@ impl Lane {
         let behind = frame.len().saturating_sub(ETHERNET) as u64;
         if behind == 0 {
             return frame;
+        }
+        if self.happens(number, Draw::Mark, self.impairment.mark) && mark(&mut frame) {
+            self.fates.marked += 1;
         }
         if self.happens(number, Draw::Corrupt, self.impairment.corrupt) {
             let bit = self.chance.bits(number, Draw::CorruptBit) % (behind * 8);

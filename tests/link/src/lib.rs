@@ -11,6 +11,8 @@
 //! | [`lane`] | one direction: packets and times in, packets and times out; no socket, no clock |
 //! | [`chance`] | draws that depend on nothing but seed, direction, packet number and kind of fault |
 //! | [`bridge`] | the loop over two devices |
+//! | `packet` | packet sockets: frames as they would be on a wire, with their tags and checksums |
+//! | [`tagger`] | VLANs of a device, for kernels that have none |
 //! | [`lab`] | two namespaces and the emulated link between them |
 //!
 //! A packet's fate depends on the seed, its direction and its number in that direction, never on time: two runs that
@@ -21,7 +23,11 @@ pub mod chance;
 pub mod impairment;
 pub mod lab;
 pub mod lane;
+mod mark;
+mod packet;
+pub mod tagger;
 
 pub use bridge::{Bridge, Counts};
 pub use impairment::{Impairment, Link};
 pub use lane::{Fates, Lane};
+pub use tagger::{Tagger, Tags};

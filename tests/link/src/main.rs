@@ -73,6 +73,9 @@ struct Options {
     /// Probability that a packet arrives twice.
     #[arg(long, value_name = "P[/P]")]
     duplicate: Option<Each<Probability>>,
+    /// Probability that a packet is marked as having met congestion (CE), if its transport takes marks (ECT).
+    #[arg(long, value_name = "P[/P]")]
+    mark: Option<Each<Probability>>,
     /// Probability that one bit behind the Ethernet header is flipped.
     #[arg(long, value_name = "P[/P]")]
     corrupt: Option<Each<Probability>>,
@@ -116,6 +119,9 @@ impl Options {
         });
         set(self.duplicate, [forth, back], |one, value| {
             one.duplicate = value.0;
+        });
+        set(self.mark, [forth, back], |one, value| {
+            one.mark = value.0;
         });
         set(self.corrupt, [forth, back], |one, value| {
             one.corrupt = value.0;
@@ -198,7 +204,7 @@ fn carry(first: &str, second: &str, options: &Options, stop: &AtomicBool) -> Res
         let fates = counts.fates;
         println!(
             "{name}: {} packets in, {} out, {} lost, {} lost in bursts, {} beyond the queue, {} doubled, {} reordered, \
-             {} corrupted, {} truncated, {} uncut, {} refused, {} underway",
+             {} marked, {} corrupted, {} truncated, {} uncut, {} refused, {} underway",
             fates.offered,
             fates.delivered,
             fates.lost,
@@ -206,6 +212,7 @@ fn carry(first: &str, second: &str, options: &Options, stop: &AtomicBool) -> Res
             fates.queue_full,
             fates.duplicated,
             fates.reordered,
+            fates.marked,
             fates.corrupted,
             fates.truncated,
             counts.uncut,

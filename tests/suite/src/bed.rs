@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bywash_link::{Bridge, Counts, Link};
+use bywash_link::{Bridge, Counts, Link, Tags};
 use nix::sched::{CloneFlags, setns};
 
 use crate::LIMIT;
 use crate::process::{Finished, Running};
+use crate::vlans::Vlans;
 
 /// What a bed is like.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +58,9 @@ pub struct Bed {
     /// Its peer.
     pub peer: Side,
     emulator: Option<Emulator>,
+    /// The host's device, when the ends are in a VLAN on it.
+    trunk: Option<String>,
+    vlans: Option<Vlans>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -100,6 +104,8 @@ impl Bed {
                 stop: Arc::default(),
                 thread: None,
             }),
+            trunk: None,
+            vlans: None,
             _turn: turn,
         };
         // From here on a failure drops the bed, which removes what was made.
@@ -175,6 +181,22 @@ impl Bed {
         *emulator.change.lock().expect("no panic while held") = Some(link);
     }
 
+    /// Puts both ends into a VLAN: `host` and `peer` are then devices of this MTU with addresses of their own, whose frames
+    /// cross the bed's wire with these tags. The untagged devices stay as they are.
+    #[track_caller]
+    pub fn enter_vlan(&mut self, tags: Tags, mtu: u16) {
+        let (vlans, mut ends) = Vlans::over(self, &[(tags, mtu)]);
+        let [host, peer] = ends.pop().expect("one VLAN");
+        self.trunk = Some(std::mem::replace(&mut self.host, host).device);
+        self.peer = peer;
+        self.vlans = Some(vlans);
+    }
+
+    /// The device that an engine is given: the host's, or what its VLAN is on.
+    pub fn trunk(&self) -> &str {
+        self.trunk.as_deref().unwrap_or(&self.host.device)
+    }
+
     /// What the emulated link has done so far: from host to peer, and back.
     ///
     /// # Panics
@@ -247,7 +269,8 @@ impl Drop for Emulator {
 impl Drop for Bed {
     fn drop(&mut self) {
         let mut namespaces: Vec<String> = self.namespaces().map(str::to_owned).collect();
-        // Ends before its devices do.
+        // These end before their devices do.
+        drop(self.vlans.take());
         drop(self.emulator.take());
         for namespace in namespaces.drain(..) {
             if Path::new("/run/netns").join(&namespace).exists() {
@@ -270,7 +293,7 @@ impl Side {
         if v6 { self.v6.into() } else { self.v4.into() }
     }
 
-    fn configure(&self, offloads: bool) {
+    pub(crate) fn configure(&self, offloads: bool) {
         let namespace = self.namespace.as_str();
         let device = self.device.as_str();
         ip(&[
@@ -391,7 +414,7 @@ impl Side {
 
 /// Runs `work` in a network namespace, on a thread of its own.
 #[track_caller]
-fn spawn_in<T: Send + 'static>(
+pub(crate) fn spawn_in<T: Send + 'static>(
     namespace: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> JoinHandle<T> {

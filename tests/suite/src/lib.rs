@@ -24,9 +24,11 @@ pub mod process;
 pub mod remains;
 pub mod sim;
 pub mod soak;
+pub mod vlans;
 pub mod workspace;
 
 pub use bed::{Bed, Shape, Side};
+pub use vlans::Vlans;
 
 use std::time::Duration;
 

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use bywash::{CongestionControl, EcnMode, EngineConfig};
-use bywash_link::{Impairment, Link};
+use bywash::{CongestionControl, EcnMode, EngineConfig, VlanChoice, WantedVlan};
+use bywash_link::{Impairment, Link, Tags};
 use bywash_tests::frames::mac;
 use bywash_tests::{Bed, Shape, Side};
 
@@ -58,6 +58,7 @@ const NOTHING: Impairment = Impairment {
     reorder: 0.0,
     reorder_by: Duration::from_millis(1),
     duplicate: 0.0,
+    mark: 0.0,
     corrupt: 0.0,
     truncate: 0.0,
     rate: None,
@@ -69,7 +70,7 @@ const fn losing(loss: f64) -> Impairment {
 }
 
 /// The wires of the matrix.
-pub(crate) const WIRES: [Wire; 9] = [
+pub(crate) const WIRES: [Wire; 10] = [
     Wire::Offloads,
     Wire::Plain,
     Wire::Faulty("loss 0.1%", losing(0.001)),
@@ -97,22 +98,65 @@ pub(crate) const WIRES: [Wire; 9] = [
         },
     ),
     Wire::Faulty(
+        "CE mark 5%",
+        Impairment {
+            mark: 0.05,
+            ..NOTHING
+        },
+    ),
+    Wire::Faulty(
         "all of them 1%",
         Impairment {
             loss: 0.01,
             reorder: 0.01,
             duplicate: 0.01,
+            mark: 0.01,
             corrupt: 0.01,
             ..NOTHING
         },
     ),
 ];
 
+/// Which VLAN the connections are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tagged {
+    /// None: no tag.
+    Not,
+    /// A customer's: 802.1Q.
+    Customer,
+    /// A provider's: 802.1ad.
+    Service,
+    /// A customer's inside a provider's.
+    Stacked,
+}
+
+const TAGS: [Tagged; 4] = [
+    Tagged::Not,
+    Tagged::Customer,
+    Tagged::Service,
+    Tagged::Stacked,
+];
+
+/// Bytes of two tags. Not all devices carry more than one beyond their MTU.
+const TWO_TAGS: u16 = 8;
+
+impl Tagged {
+    /// As the emulator of VLANs has it, and as our engine is told.
+    fn names(self) -> Option<(Tags, &'static str)> {
+        match self {
+            Self::Not => None,
+            Self::Customer => Some((Tags::customer(5), "5")),
+            Self::Service => Some((Tags::service(5), "s5")),
+            Self::Stacked => Some((Tags::stacked(5, 7), "s5.7")),
+        }
+    }
+}
+
 /// Number of settings.
-pub(crate) const SETTINGS: usize = 10;
+pub(crate) const SETTINGS: usize = 11;
 
 /// How many values each setting has, in the order of [`Cell::of`].
-pub(crate) const COUNTS: Row<SETTINGS> = [WIRES.len(), 4, 3, 3, 3, 3, 3, 3, 2, 2];
+pub(crate) const COUNTS: Row<SETTINGS> = [WIRES.len(), 4, 3, 3, 3, 3, 3, 3, 2, 2, TAGS.len()];
 
 /// A cell.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +181,8 @@ pub(crate) struct Cell {
     pub(crate) v6: bool,
     /// Buffers of some ten segments at both ends, instead of the defaults.
     pub(crate) small: bool,
+    /// VLAN.
+    pub(crate) tagged: Tagged,
     /// Of the link's draws.
     pub(crate) seed: u64,
 }
@@ -155,6 +201,7 @@ impl Cell {
             theirs,
             v6,
             small,
+            tagged,
         ] = row;
         let v6 = v6 == 1;
         let least = if v6 { 1280 } else { 576 };
@@ -169,6 +216,7 @@ impl Cell {
             theirs: CongestionControl::ALL[theirs].name(),
             v6,
             small: small == 1,
+            tagged: TAGS[tagged],
             seed,
         }
     }
@@ -187,12 +235,19 @@ impl Cell {
             Wire::Faulty(_, impairment) => Some(Link::both(impairment, self.seed)),
             Wire::Offloads | Wire::Plain => None,
         };
-        let bed = Bed::new(Shape {
+        let mut bed = Bed::new(Shape {
             offloads: matches!(self.wire, Wire::Offloads),
             link,
             ..Shape::default()
         });
-        bed.set_mtu(self.mtu);
+        match self.tagged.names() {
+            None => bed.set_mtu(self.mtu),
+            Some((tags, _)) => {
+                let most = MTUS[MTUS.len() - 1];
+                bed.set_mtu((self.mtu + TWO_TAGS).min(most));
+                bed.enter_vlan(tags, self.mtu.min(most - TWO_TAGS));
+            }
+        }
         self.tell_the_kernel(&bed.peer);
         // A bit flipped in ARP, which has no checksum, would teach a wrong address: not what is looked at here.
         if link.is_some_and(|link| link.forth.corrupt > 0.0) {
@@ -229,8 +284,15 @@ impl Cell {
     }
 
     /// What our engine is told.
-    pub(crate) fn config(&self, host: &Side) -> EngineConfig {
-        let mut config = EngineConfig::new(host.device.clone());
+    pub(crate) fn config(&self, bed: &Bed) -> EngineConfig {
+        let mut config = EngineConfig::new(bed.trunk());
+        if let Some((_, vlan)) = self.tagged.names() {
+            config.vlans = VlanChoice::These(vec![WantedVlan {
+                vlan: vlan.parse().expect("a VLAN"),
+                // The kernels of these machines need no 802.1Q: the suite has an emulation.
+                device: Some(bed.host.device.clone()),
+            }]);
+        }
         let tcp = &mut config.shard.tcp;
         tcp.ecn = match self.ecn {
             Ecn::Refused | Ecn::Ours | Ecn::Both => EcnMode::On,
@@ -302,7 +364,8 @@ impl fmt::Display for Cell {
         let buffers = if self.small { "small" } else { "ample" };
         write!(
             f,
-            "{wire:14} {family} mtu {:4} {buffers} {:>5}/{:5} ts {:6} sack {:6} ws {:6} ecn {:7}",
+            "{wire:14} {family} vlan {:8} mtu {:4} {buffers} {:>5}/{:5} ts {:6} sack {:6} ws {:6} ecn {:7}",
+            format!("{:?}", self.tagged).to_lowercase(),
             self.mtu,
             self.ours.name(),
             self.theirs,

@@ -189,7 +189,7 @@ impl Connections {
 /// # Errors
 /// What went wrong, in words.
 pub(crate) fn run(bed: &Bed, cell: &Cell, len: usize) -> Result<[Duration; 2], String> {
-    let config = cell.config(&bed.host);
+    let config = cell.config(bed);
     let stack = bed
         .host
         .inside(move || Stack::start(config))

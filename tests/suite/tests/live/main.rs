@@ -1,11 +1,11 @@
 //! A matrix of our TCP against the kernel's, over real devices: each setting that two ends may differ in, and each fault of a path.
 //!
 //! ```text
-//!  settings: wire, MTU, ECN, timestamps, SACK, window scaling, congestion control of both ends, family, buffers
+//!  settings: wire, MTU, ECN, timestamps, SACK, window scaling, congestion control of both ends, family, buffers, VLAN
 //!      └─ cover: every pair of choices in some cell ─ cell ─ bed, sysctl, engine ─ exchange: 2 connections × 2 directions
 //! ```
 //! `BYWASH_LIVE=full` takes every three choices together instead of every two, some minutes; `BYWASH_LIVE=N` takes cell `N`
-//! of the pairs alone. The full product has 104,976 cells, which no one runs.
+//! of the pairs alone. The full product has 466,560 cells, which no one runs.
 //!
 //! Beside the matrix: captures, judged by tshark ([`capture`]), and smoltcp as a third TCP ([`smol`]).
 //!
@@ -53,8 +53,8 @@ fn every_pair_of_settings_against_the_kernel() {
     let cells = cells();
     assert!(!cells.is_empty(), "BYWASH_LIVE names no cell");
     let mut failures = Vec::new();
-    // Lost, reordered, duplicated, corrupted.
-    let mut faults = [0; 4];
+    // Lost, reordered, duplicated, corrupted, marked.
+    let mut faults = [0; 5];
     for (number, cell) in &cells {
         let bed = cell.bed();
         let outcome = exchange::run(&bed, cell, cell.bytes());
@@ -65,6 +65,7 @@ fn every_pair_of_settings_against_the_kernel() {
                     fates.reordered,
                     fates.duplicated,
                     fates.corrupted,
+                    fates.marked,
                 ];
                 for (sum, more) in faults.iter_mut().zip(seen) {
                     *sum += more;
@@ -87,7 +88,7 @@ fn every_pair_of_settings_against_the_kernel() {
         "BYWASH_LIVE=N repeats one:\n{}",
         failures.join("\n")
     );
-    println!("faults: lost, reordered, duplicated, corrupted: {faults:?}");
+    println!("faults: lost, reordered, duplicated, corrupted, marked: {faults:?}");
     let whole = cells.len() >= WIRES.len();
     assert!(
         !whole || faults.iter().all(|n| *n > 100),
@@ -146,10 +147,10 @@ const HELD_UP: u64 = 40;
 fn captures_of_clean_wires_show_nothing_unusual() {
     // Plain: with offloads a capture shows checksums that nobody has computed yet. The columns are those of `Cell::of`.
     let rows = [
-        [1, 3, 1, 0, 0, 0, 0, 0, 0, 1],
-        [1, 3, 2, 0, 0, 0, 2, 0, 1, 0],
-        [1, 0, 0, 1, 2, 1, 1, 1, 0, 1],
-        [1, 1, 0, 2, 1, 2, 0, 2, 1, 1],
+        [1, 3, 1, 0, 0, 0, 0, 0, 0, 1, 0],
+        [1, 3, 2, 0, 0, 0, 2, 0, 1, 0, 0],
+        [1, 0, 0, 1, 2, 1, 1, 1, 0, 1, 0],
+        [1, 1, 0, 2, 1, 2, 0, 2, 1, 1, 0],
     ];
     for row in rows {
         let found = findings(row);
@@ -164,7 +165,7 @@ fn captures_of_clean_wires_show_nothing_unusual() {
 fn captures_of_faulty_wires_show_what_the_faults_explain() {
     // Loss 1 %, reordering 5 %, duplication 5 %.
     for (wire, v6) in [(3, 0), (5, 1), (6, 0)] {
-        let found = findings([wire, 3, 1, 0, 0, 0, 0, 0, v6, 0]);
+        let found = findings([wire, 3, 1, 0, 0, 0, 0, 0, v6, 0, 0]);
         let unexplained = found.iter().find(|one| !is_one_of(one, &FAULTS));
         assert_eq!(unexplained, None, "{found:#?}");
         assert!(!found.is_empty(), "the analysis has not seen the faults");
@@ -174,9 +175,9 @@ fn captures_of_faulty_wires_show_what_the_faults_explain() {
 /// One connection that we open and one that smoltcp opens, with data in both directions.
 fn with_smoltcp(wire: usize, v6: bool) {
     const BYTES: usize = 1 << 19;
-    let cell = Cell::of([wire, 0, 1, 0, 0, 0, 0, 0, usize::from(v6), 0], 11);
+    let cell = Cell::of([wire, 0, 1, 0, 0, 0, 0, 0, usize::from(v6), 0, 0], 11);
     let bed = cell.bed();
-    let config = cell.config(&bed.host);
+    let config = cell.config(&bed);
     let stack = bed.host.inside(move || Stack::start(config));
     let stack = stack.expect("the engine starts");
     for by_us in [true, false] {
