@@ -32,7 +32,8 @@ programs=(
     bpftool:bpftool clang:clang ethtool:ethtool iperf3:iperf3 iproute2:ip iputils-ping:ping llvm:llvm-objdump m4:m4 make:make
     netcat-openbsd:nc nftables:nft pkg-config:pkg-config procps:sysctl socat:socat tcpdump:tcpdump tshark:tshark jq:jq build-essential:cc
 )
-libraries=(libclang-dev libelf-dev zlib1g-dev)
+# liblwip-dev: lwIP, as a third TCP to talk to.
+libraries=(libclang-dev libelf-dev liblwip-dev zlib1g-dev)
 
 install_missing() {
     # nft, bpftool and the like live here, and a user's PATH need not have it.

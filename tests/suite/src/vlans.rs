@@ -91,15 +91,15 @@ fn inner(number: u8) -> String {
 fn make(side: &Side, mtu: u16) {
     let (namespace, device, mtu) = (&side.namespace, &side.device, mtu.to_string());
     let inner = format!("{device}i");
-    let pair = ["type", "veth", "peer", "name", &inner, "mtu", &mtu];
-    ip(&[
-        &["-n", namespace, "link", "add", device, "mtu", &mtu][..],
-        &pair,
-    ]
-    .concat());
+    let pair = ["type", "veth", "peer", "name", &inner];
+    ip(&[&["-n", namespace, "link", "add", device][..], &pair].concat());
     // It has no addresses and says nothing of its own.
     let quiet = format!("net.ipv6.conf.{inner}.disable_ipv6=1");
     side.run("sysctl", &["-qw", &quiet]).ok();
     ip(&["-n", namespace, "link", "set", &inner, "up"]);
     side.configure(false);
+    // Last, since below 1280 a device has no IPv6, and what belongs to it cannot be set (RFC 8200 5).
+    for end in [device, &inner] {
+        ip(&["-n", namespace, "link", "set", end, "mtu", &mtu]);
+    }
 }

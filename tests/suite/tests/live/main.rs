@@ -7,14 +7,13 @@
 //! `BYWASH_LIVE=full` takes every three choices together instead of every two, some minutes; `BYWASH_LIVE=N` takes cell `N`
 //! of the pairs alone. The full product has 466,560 cells, which no one runs.
 //!
-//! Beside the matrix: captures, judged by tshark ([`capture`]), and smoltcp as a third TCP ([`smol`]).
-//!
-//! Not here: VLAN tags, which an engine cannot be told of yet, and lwIP as a peer.
+//! Beside the matrix: captures, judged by tshark ([`capture`]), and smoltcp and lwIP as other TCPs ([`smol`], [`lwip`]).
 
 mod capture;
 mod cell;
 mod cover;
 mod exchange;
+mod lwip;
 mod smol;
 
 use std::net::SocketAddr;
@@ -214,4 +213,48 @@ fn smoltcp_on_a_clean_wire() {
 fn smoltcp_with_loss() {
     with_smoltcp(3, false);
     with_smoltcp(3, true);
+}
+
+/// Connections that we open and that lwIP opens, with data in both directions at once.
+fn with_lwip(wire: usize, bytes: usize) {
+    let program = lwip::Program::compile();
+    for v6 in [false, true] {
+        let cell = Cell::of([wire, 0, 1, 0, 0, 0, 0, 0, usize::from(v6), 0, 0], 12);
+        let bed = cell.bed();
+        let config = cell.config(&bed);
+        let stack = bed.host.inside(move || Stack::start(config));
+        let stack = stack.expect("the engine starts");
+        for by_us in [true, false] {
+            let what = format!("{cell}, opened by us: {by_us}");
+            let deadline = Instant::now() + exchange::CELL_TIME;
+            let (out, back) = (Stretch::new(1, bytes), Stretch::new(2, bytes));
+            let (stream, other) = if by_us {
+                let other = program.listen(&bed, &back.bytes);
+                let at = SocketAddr::new(lwip::address(v6), lwip::PORT);
+                let stream = bywash::TcpStream::connect_timeout(stack.remote(), at, LIMIT);
+                (stream, other)
+            } else {
+                let listener = stack.listen(exchange::PORTS.0).expect("a free port");
+                let at = SocketAddr::new(bed.host.address(v6), exchange::PORTS.0);
+                let other = program.connect(&bed, at, &back.bytes);
+                (exchange::accept(&listener, deadline), other)
+            };
+            let stream = stream.unwrap_or_else(|error| panic!("{what}: {error}"));
+            let outcome = exchange::our_end(&stream, (&out, &back), deadline);
+            outcome.unwrap_or_else(|error| panic!("{what}: {error}"));
+            let arrived = other.end();
+            assert!(arrived == out.bytes, "{what}: {} bytes", arrived.len());
+        }
+        stack.stop().expect("a clean end");
+    }
+}
+
+#[test]
+fn lwip_on_a_clean_wire() {
+    with_lwip(1, 1 << 19);
+}
+
+#[test]
+fn lwip_with_loss() {
+    with_lwip(3, 1 << 18);
 }
