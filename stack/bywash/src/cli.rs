@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Ss(SsArgs),
     /// Say what holds on this machine for a device, and how to change what does not
     Doctor(DoctorArgs),
+    /// Put a fresh copy of the XDP program in the place of a running engine's; nothing is lost
+    Reload(ReloadArgs),
     /// Show both ends at work over the in-memory wire: no root, no NIC
     Demo(DemoArgs),
 }
@@ -587,6 +589,14 @@ pub(crate) struct DoctorArgs {
     /// Tune for an engine that polls its queues itself
     #[arg(long)]
     pub(crate) busy_poll: bool,
+}
+
+/// `bywash reload`
+#[derive(Debug, Args)]
+pub(crate) struct ReloadArgs {
+    /// Network device of the engine
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) dev: String,
 }
 
 /// `bywash demo`

@@ -35,6 +35,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Send(args) => commands::send::run(&args),
         Command::Ss(args) => commands::ss::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
+        Command::Reload(args) => commands::reload::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
     }
 }

@@ -35,6 +35,13 @@ pub(crate) fn handler(
             return Ok(json!({ "version": version, "pid": std::process::id() }));
         }
         let demux = demux.upgrade().ok_or("the engine is ending")?;
+        if operation == Operation::Reload {
+            tracing::info!("the XDP program is replaced, as asked by the control socket");
+            return match demux.replace_program() {
+                Ok(()) => Ok(json!({ "device": description.device, "pid": std::process::id() })),
+                Err(error) => Err(error.to_string()),
+            };
+        }
         let counters = demux.counters().map_err(|error| error.to_string())?;
         let now = live.now();
         let shards = ask_shards(&directory)?;

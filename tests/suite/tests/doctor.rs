@@ -6,7 +6,7 @@ use bywash_tests::process::Finished;
 use bywash_tests::{Bed, LIMIT, Shape, Side, bywash};
 
 /// Everything that it looks at.
-const CHECKS: [&str; 26] = [
+const CHECKS: [&str; 28] = [
     "kernel",
     "rights",
     "memlock",
@@ -15,6 +15,7 @@ const CHECKS: [&str; 26] = [
     "cores",
     "local-ports",
     "engines",
+    "watchdog",
     "leftovers",
     "device",
     "queues",
@@ -32,6 +33,7 @@ const CHECKS: [&str; 26] = [
     "frequency",
     "numa",
     "huge-pages",
+    "vlans",
     "bypass",
 ];
 

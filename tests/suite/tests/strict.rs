@@ -1,10 +1,11 @@
 //! `--strict`: every connection stands in XDP's flow table from its first segment to its last, and strangers get no further.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use bywash::{EngineConfig, Stack};
 use bywash_tests::frames::{self, Segment, Wire, flags};
-use bywash_tests::{Bed, LIMIT, Shape, bywash, kernel};
+use bywash_tests::{Bed, LIMIT, Shape, bywash as command, kernel};
 use serde_json::Value;
 
 const PORT: u16 = 7;
@@ -14,15 +15,16 @@ fn count(report: &Value, counter: &str) -> u64 {
     report["xdp"][counter].as_u64().expect("a counter")
 }
 
-/// RSTs of connections that there never were.
-fn forge(bed: &Bed) {
+/// Segments of connections that there never were, from an address.
+fn forge(bed: &Bed, from: IpAddr, flags: u8) {
+    let macs = (frames::mac(&bed.host.link()), frames::mac(&bed.peer.link()));
     let segments: Vec<_> = (0..FORGED)
         .map(|number| Segment {
-            macs: (frames::mac(&bed.host.link()), frames::mac(&bed.peer.link())),
-            addresses: (bed.peer.address(false), bed.host.address(false)),
+            macs,
+            addresses: (from, bed.host.address(false)),
             ports: (1024 + number as u16, PORT),
             numbers: (1, 0),
-            flags: flags::RST,
+            flags,
             options: Vec::new(),
             payload: Vec::new(),
         })
@@ -49,14 +51,14 @@ fn connections_are_served_with_rings_of_their_own_and_without_and_strangers_are_
         "--pool-idle",
         "0.01",
     ];
-    let server = bywash::serve(
+    let server = command::serve(
         &bed.host,
         &[&["echo", "-p", port.as_str(), "--strict"][..], &policy].concat(),
     );
-    forge(&bed);
+    forge(&bed, bed.peer.address(false), flags::RST);
     let deadline = Instant::now() + LIMIT;
     loop {
-        let report = bywash::ss(&server);
+        let report = command::ss(&server);
         if count(&report, "drop-no-flow") == FORGED {
             break;
         }
@@ -82,7 +84,7 @@ fn connections_are_served_with_rings_of_their_own_and_without_and_strangers_are_
             .expect("no panic")
             .unwrap_or_else(|error| panic!("a connection failed: {error}"));
     }
-    let report = bywash::ss(&server);
+    let report = command::ss(&server);
     assert_eq!(count(&report, "redirect-syn"), 8 * 3, "{report:#}");
     assert!(count(&report, "redirect-flow") > 8 * 3 * 20, "{report:#}");
     assert_eq!(
@@ -90,7 +92,7 @@ fn connections_are_served_with_rings_of_their_own_and_without_and_strangers_are_
         0,
         "a segment came that was not by its flow's entry: {report:#}"
     );
-    bywash::end(server);
+    command::end(server);
 }
 
 #[test]
@@ -113,7 +115,7 @@ fn a_connection_that_we_open_is_in_the_table_before_its_syn_leaves() {
         file.to_str().expect("UTF-8"),
         bed.peer.address(false).to_string(),
     );
-    let sent = bywash::run(
+    let sent = command::run(
         &bed.host,
         &["send", from, &to, "-p", "9", "--strict"],
         LIMIT,
@@ -123,4 +125,66 @@ fn a_connection_that_we_open_is_in_the_table_before_its_syn_leaves() {
     let hash = kernel::sha256(&kernel::noise(1, 1 << 20));
     let received = received.wait(LIMIT).ok();
     assert!(received.stdout.contains(&hash), "{received:#?}");
+}
+
+/// What `ss` says of an engine in this very process.
+fn own_report() -> Value {
+    let asked = std::process::Command::new(command::binary())
+        .args(["ss", "--json"])
+        .output();
+    let all: Value =
+        serde_json::from_slice(&asked.expect("it runs").stdout).expect("a list of reports");
+    let own = all.as_array().expect("a list").iter();
+    own.clone()
+        .find(|one| one["pid"] == std::process::id())
+        .expect("this engine")
+        .clone()
+}
+
+#[test]
+fn a_handshake_by_cookie_ends_although_no_flow_stands_in_the_table() {
+    let bed = Bed::new(Shape::default());
+    let mut config = EngineConfig::new(bed.host.device.clone());
+    config.xdp_settings.strict = true;
+    config.shard.backlog = 16;
+    let stack = bed.host.inside(move || Stack::start(config));
+    let stack = stack.expect("the engine starts");
+    let listener = stack.listen(PORT).expect("a free port");
+    // Nobody there answers, so that half-open connections stay what they are; but frames to it have a way.
+    let nobody = Ipv4Addr::new(10, 88, 0, 77);
+    let way = frames::mac(&bed.peer.link()).map(|byte| format!("{byte:02x}"));
+    let (nobody_is, way) = (nobody.to_string(), way.join(":"));
+    let arguments = ["neigh", "replace", &nobody_is, "lladdr", &way];
+    let rest = ["dev", &bed.host.device, "nud", "permanent"];
+    bed.host.run("ip", &[&arguments[..], &rest].concat()).ok();
+    forge(&bed, nobody.into(), flags::SYN);
+    let counter = |report: &Value, name: &str| {
+        let counters = &report["shards"][0]["counters"];
+        counters[name].as_u64().expect("a counter")
+    };
+    let deadline = Instant::now() + LIMIT;
+    while counter(&own_report(), "syn-cookies-sent") < FORGED - 16 {
+        assert!(Instant::now() < deadline, "{:#}", own_report());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for v6 in [false, true] {
+        let to = SocketAddr::new(bed.host.address(v6), PORT);
+        let client = bed.peer.spawn(move || -> std::io::Result<()> {
+            let mut stream = kernel::connect(to)?;
+            kernel::converse(&mut stream, 7, 20, 6000)?;
+            kernel::part(stream)
+        });
+        let (served, _) = listener.accept().expect("the kernel has connected");
+        served.set_read_timeout(Some(LIMIT));
+        let copied = std::io::copy(&mut &served, &mut &served).expect("an echo");
+        assert_eq!(copied, 20 * 6000);
+        drop(served);
+        client.join().expect("no panic").expect("it is served");
+    }
+    let report = own_report();
+    assert_eq!(counter(&report, "syn-cookies-taken"), 2, "{report:#}");
+    // The handshakes' last segments came by their port; all others by their flow.
+    assert!(count(&report, "redirect-port") >= 2, "{report:#}");
+    assert!(count(&report, "redirect-flow") > 2 * 20, "{report:#}");
+    stack.stop().expect("a clean end");
 }

@@ -101,26 +101,30 @@ fn watchdog(out: &mut impl Write, report: Option<&WatchdogReport>) -> io::Result
     let Some(report) = report else {
         return writeln!(out, "  watchdog: off");
     };
+    writeln!(out, "  watchdog: {}", watchdog_line(report))
+}
+
+/// `5 s, guard 4712, keeps the program on death`
+pub(crate) fn watchdog_line(report: &WatchdogReport) -> String {
     let limit = report
         .limit_ms
         .map_or_else(|| "off".to_owned(), |ms| format!("{} s", ms as f64 / 1e3));
     let guard = report
         .guard
         .map_or_else(|| "NO GUARD NOW".to_owned(), |pid| format!("guard {pid}"));
-    write!(
-        out,
-        "  watchdog: {limit}, {guard}, {}s the program on death",
+    let mut line = format!(
+        "{limit}, {guard}, {}s the program on death",
         report.on_death
-    )?;
+    );
     for (count, what) in [
         (report.detached, "detached"),
         (report.guards_lost, "guards lost"),
     ] {
         if count > 0 {
-            write!(out, ", {what} {count}")?;
+            line += &format!(", {what} {count}");
         }
     }
-    writeln!(out)
+    line
 }
 
 /// A shard's part of the table; `bywash demo` shows the in-memory shards by it. `info`: a second line for each connection.

@@ -61,6 +61,8 @@ pub enum Operation {
     Counters,
     /// Version of the program.
     Version,
+    /// Put a fresh copy of the XDP program in the place of the one that runs.
+    Reload,
 }
 
 /// One question to an engine.

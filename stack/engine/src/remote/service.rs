@@ -279,6 +279,7 @@ impl RemoteService {
             Err(failure) => {
                 tracing::warn!(%peer, %failure, "connection reset: no place for its handle");
                 shared.overflows.fetch_add(1, Ordering::Relaxed);
+                // Unknown only if it has just ended by itself, which is as well.
                 let _ = cx.abort(conn);
                 return;
             }

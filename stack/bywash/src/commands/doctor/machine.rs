@@ -9,8 +9,8 @@ use bywash_engine::host::lock::RUN_DIR;
 use bywash_engine::host::ports::LOCAL_PORTS;
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::Findings;
 use super::tune::{Change, Step};
+use super::{Findings, watchdog};
 
 /// First kernel with everything that the engine uses: XDP links are 5.9, and the multi-socket
 /// fixes of AF_XDP came until 5.11.
@@ -43,9 +43,10 @@ pub(super) fn look(findings: &mut Findings) {
 }
 
 fn kernel(findings: &mut Findings) {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let release = release.trim();
-    match version(release) {
+    let Some(release) = findings.read("kernel", "/proc/sys/kernel/osrelease") else {
+        return;
+    };
+    match version(&release) {
         Some(found) if found >= KERNEL => findings.ok("kernel", format!("Linux {release}")),
         Some(_) => findings.fail(
             "kernel",
@@ -70,12 +71,17 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 /// The effective set; what is missing becomes a finding.
 fn capabilities(findings: &mut Findings) -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let Some(status) = findings.read("rights", "/proc/self/status") else {
+        return 0;
+    };
     let set = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    let Some(set) = set else {
+        findings.unreadable("rights", "CapEff in /proc/self/status", &"no such line");
+        return 0;
+    };
     let missing: Vec<String> = CAPABILITIES
         .iter()
         .filter(|(bit, ..)| set & (1 << bit) == 0)
@@ -175,7 +181,9 @@ fn cores(findings: &mut Findings) {
 
 fn local_ports(findings: &mut Findings) {
     let (first, last) = (*LOCAL_PORTS.start(), *LOCAL_PORTS.end());
-    let text = fs::read_to_string(PORT_RANGE).unwrap_or_default();
+    let Some(text) = findings.read("local-ports", PORT_RANGE) else {
+        return;
+    };
     let mut kernel = text
         .split_whitespace()
         .map_while(|word| word.parse::<u16>().ok());
@@ -197,7 +205,7 @@ fn local_ports(findings: &mut Findings) {
         ),
         _ => findings.warn(
             "local-ports",
-            "the kernel's range of local ports cannot be read",
+            format!("the kernel's range of local ports is no two numbers: {text:?}"),
             format!("keep it clear of {first}-{last}"),
         ),
     }
@@ -217,6 +225,7 @@ fn other_engines(findings: &mut Findings) {
         let names: Vec<String> = alive.iter().map(name).collect();
         findings.ok("engines", format!("running: {}", names.join(", ")));
     }
+    watchdog::look(findings, &alive);
     match stale(&alive) {
         Ok(dead) if dead.is_empty() => findings.ok("leftovers", "none of dead engines"),
         Ok(dead) => findings.warn(
@@ -230,7 +239,7 @@ fn other_engines(findings: &mut Findings) {
     }
 }
 
-fn name(engine: &EngineInfo) -> String {
+pub(super) fn name(engine: &EngineInfo) -> String {
     match &engine.owner {
         Some(owner) => format!("process {} on {}", owner.pid, owner.interface),
         None => engine.key.clone(),

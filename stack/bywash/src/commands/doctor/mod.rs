@@ -13,10 +13,14 @@ mod placement;
 mod polling;
 mod sysfs;
 mod tune;
+mod vlans;
+mod watchdog;
 
+use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 
-use bywash_engine::host::Device;
+use bywash_engine::host::{Device, VlanChoice};
 use serde::Serialize;
 
 use crate::cli::DoctorArgs;
@@ -64,6 +68,39 @@ impl Findings {
         self.add(check, Level::Fail, text.into(), Some(remedy.into()));
     }
 
+    /// The trimmed content of a file of the kernel's; a finding and `None` if there is none to be read.
+    fn read(&mut self, check: &'static str, path: impl AsRef<Path>) -> Option<String> {
+        let path = path.as_ref();
+        match fs::read_to_string(path) {
+            Ok(text) => Some(text.trim().to_owned()),
+            Err(error) => {
+                self.unreadable(check, &path.display().to_string(), &error);
+                None
+            }
+        }
+    }
+
+    /// As [`read`](Self::read), but a file that does not exist is an answer: `Some(None)`.
+    fn read_if_there(
+        &mut self,
+        check: &'static str,
+        path: impl AsRef<Path>,
+    ) -> Option<Option<String>> {
+        match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(None),
+            _ => self.read(check, path).map(Some),
+        }
+    }
+
+    /// Nothing can be said about this check.
+    fn unreadable(&mut self, check: &'static str, what: &str, error: &dyn std::fmt::Display) {
+        self.warn(
+            check,
+            format!("{what} could not be read: {error}"),
+            "look whether /proc and /sys are mounted here, and readable",
+        );
+    }
+
     /// A warning whose remedy can be applied and reverted.
     fn tune(&mut self, check: &'static str, text: impl Into<String>, change: Change) {
         self.warn(check, text, change.apply.to_string());
@@ -83,7 +120,8 @@ impl Findings {
 pub(crate) fn run(args: &DoctorArgs) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     if args.revert {
-        let device = Device::open(&args.dev).map_err(|error| Failure::Failed(error.to_string()))?;
+        let device = Device::open_with(&args.dev, &VlanChoice::All)
+            .map_err(|error| Failure::Failed(error.to_string()))?;
         return Ledger::of(&device).revert(&mut out);
     }
     if args.first_run {
@@ -129,7 +167,8 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<(), Failure> {
 fn look(args: &DoctorArgs) -> (Findings, Option<Device>) {
     let mut findings = Findings::default();
     machine::look(&mut findings);
-    let device = match Device::open(&args.dev) {
+    // Its VLANs are looked at as they are; a trunk may have no address of its own.
+    let device = match Device::open_with(&args.dev, &VlanChoice::All) {
         Ok(device) => device,
         Err(error) => {
             // The text has the remedy.
@@ -146,6 +185,7 @@ fn look(args: &DoctorArgs) -> (Findings, Option<Device>) {
     offloads::look(&mut findings, &device.name);
     polling::look(&mut findings, &device, args.busy_poll);
     placement::look(&mut findings, &device);
+    vlans::look(&mut findings, &device);
     filters::look(&mut findings, Some(&device));
     (findings, Some(device))
 }
@@ -182,6 +222,27 @@ mod tests {
         assert!(lines[0].starts_with("ok "), "{text}");
         assert!(lines[1].starts_with("FAIL"), "{text}");
         assert!(lines[2].ends_with("-> do this"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said() {
+        let mut findings = Findings::default();
+        // A directory is there, and no text.
+        assert_eq!(findings.read("one", "/proc"), None);
+        assert_eq!(findings.read_if_there("two", "/proc"), None);
+        assert_eq!(
+            findings.read_if_there("three", "/proc/no/such/file"),
+            Some(None)
+        );
+        assert_eq!(findings.read("four", "/proc/no/such/file"), None);
+        let said: Vec<_> = findings
+            .list
+            .iter()
+            .map(|one| (one.check, one.level))
+            .collect();
+        let warned = |check| (check, Level::Warn);
+        assert_eq!(said, [warned("one"), warned("two"), warned("four")]);
+        assert!(findings.list[0].text.contains("/proc could not be read"));
     }
 
     #[test]

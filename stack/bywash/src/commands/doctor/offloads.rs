@@ -7,7 +7,7 @@ use super::tune::{Change, Step};
 
 /// An offload that changes what reaches XDP: its name at `ethtool -k`, what it does, and the
 /// argument that switches it.
-const HARMFUL: [(&str, &str, &str); 3] = [
+const HARMFUL: [(&str, &str, &str); 4] = [
     (
         "large-receive-offload",
         "merges packets before XDP sees them",
@@ -22,6 +22,11 @@ const HARMFUL: [(&str, &str, &str); 3] = [
         "rx-vlan-offload",
         "takes VLAN tags out of the packets that XDP sees",
         "rxvlan",
+    ),
+    (
+        "rx-vlan-stag-hw-parse",
+        "takes 802.1ad tags out of the packets that XDP sees",
+        "rx-vlan-stag-hw-parse",
     ),
 ];
 

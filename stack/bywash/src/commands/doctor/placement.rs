@@ -1,6 +1,7 @@
 //! Where interrupts, cores and memory are, and who else may come onto a shard's core.
 
 use std::fs;
+use std::io::{self, ErrorKind};
 
 use bywash_engine::host::Device;
 
@@ -18,13 +19,19 @@ pub(super) fn look(findings: &mut Findings, device: &Device) {
 }
 
 fn interrupts(findings: &mut Findings, device: &Device) {
-    let balanced = processes_named("irqbalance");
-    let Some(found) = polling::interrupts(device) else {
-        findings.ok(
-            "irq",
-            "no interrupts of its own: packets come on the core that sends them",
-        );
-        return;
+    let found = match polling::interrupts(device) {
+        Ok(Some(found)) => found,
+        Ok(None) => {
+            return findings.ok(
+                "irq",
+                "no interrupts of its own: packets come on the core that sends them",
+            );
+        }
+        Err(error) => return findings.unreadable("irq", "the device's interrupts", &error),
+    };
+    let balanced = match runs("irqbalance") {
+        Ok(balanced) => balanced,
+        Err(error) => return findings.unreadable("irq", "/proc", &error),
     };
     let list: Vec<String> = found
         .iter()
@@ -43,23 +50,26 @@ fn interrupts(findings: &mut Findings, device: &Device) {
 }
 
 /// Whether a process of this name runs.
-fn processes_named(name: &str) -> bool {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return false;
-    };
-    entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok())
-        .any(|comm| comm.trim() == name)
+fn runs(name: &str) -> io::Result<bool> {
+    for entry in fs::read_dir("/proc")? {
+        // What is no process has no name, and a process may end while it is looked at.
+        if fs::read_to_string(entry?.path().join("comm")).is_ok_and(|comm| comm.trim() == name) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn isolation(findings: &mut Findings) {
-    let list = |name: &str| {
-        let text = fs::read_to_string(format!("{CPU}/{name}")).unwrap_or_default();
-        let text = text.trim().to_owned();
-        (!text.is_empty() && text != "(null)").then_some(text)
+    let mut list = |name: &str| {
+        // A kernel that cannot have any has no such file.
+        let text = findings.read_if_there("isolation", format!("{CPU}/{name}"))?;
+        Some(text.filter(|text| !text.is_empty() && text != "(null)"))
     };
-    match (list("isolated"), list("nohz_full")) {
+    let (Some(isolated), Some(nohz)) = (list("isolated"), list("nohz_full")) else {
+        return;
+    };
+    match (isolated, nohz) {
         (Some(isolated), nohz) => findings.ok(
             "isolation",
             format!(
@@ -76,19 +86,27 @@ fn isolation(findings: &mut Findings) {
 }
 
 fn frequency(findings: &mut Findings) {
-    let Ok(entries) = fs::read_dir(CPU) else {
-        findings.ok("frequency", "not visible here");
-        return;
+    let entries = match fs::read_dir(CPU).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+        Ok(entries) => entries,
+        Err(error) => return findings.unreadable("frequency", CPU, &error),
     };
     let mut slow = Vec::new();
     let mut seen = 0;
-    for entry in entries.filter_map(Result::ok) {
+    for entry in entries {
         let path = entry.path().join("cpufreq/scaling_governor");
-        let Ok(governor) = fs::read_to_string(&path) else {
-            continue;
+        let governor = match fs::read_to_string(&path) {
+            Ok(governor) => governor.trim().to_owned(),
+            // No core, or one without a governor.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                continue;
+            }
+            Err(error) => {
+                return findings.unreadable("frequency", &path.display().to_string(), &error);
+            }
         };
         seen += 1;
-        let governor = governor.trim().to_owned();
         if governor != "performance" {
             slow.push(Change {
                 why: "a core that changes its frequency adds to latency".into(),
@@ -112,19 +130,28 @@ fn frequency(findings: &mut Findings) {
 }
 
 fn node(findings: &mut Findings, device: &Device) {
-    let node = sysfs::read(device, "device/numa_node")
-        .ok()
+    let node = match sysfs::find(device, "device/numa_node") {
+        Ok(node) => node,
+        Err(reason) => return findings.unreadable("numa", "the device's node", &reason),
+    };
+    // -1: the firmware does not say. No file: a virtual device.
+    let node = node
         .and_then(|text| text.parse::<i32>().ok())
         .filter(|node| *node >= 0);
-    let nodes = fs::read_to_string("/sys/devices/system/node/online").unwrap_or_default();
-    match node {
-        Some(node) if nodes.trim() != "0" => {
+    // A kernel without NUMA has no such file.
+    let Some(nodes) = findings.read_if_there("numa", "/sys/devices/system/node/online") else {
+        return;
+    };
+    match (node, nodes) {
+        (Some(node), Some(nodes)) if nodes != "0" => {
             let path = format!("/sys/devices/system/node/node{node}/cpulist");
-            let cores = fs::read_to_string(path).unwrap_or_default();
+            let Some(cores) = findings.read("numa", path) else {
+                return;
+            };
             findings.warn(
                 "numa",
-                format!("the device is on node {node} of {}", nodes.trim()),
-                format!("--cores with cores of that node: {}", cores.trim()),
+                format!("the device is on node {node} of {nodes}"),
+                format!("--cores with cores of that node: {cores}"),
             );
         }
         _ => findings.ok("numa", "one memory node, or a device of none"),
@@ -132,7 +159,9 @@ fn node(findings: &mut Findings, device: &Device) {
 }
 
 fn huge_pages(findings: &mut Findings) {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let Some(text) = findings.read("huge-pages", "/proc/meminfo") else {
+        return;
+    };
     let field = |name: &str| {
         text.lines()
             .find_map(|line| line.strip_prefix(name))

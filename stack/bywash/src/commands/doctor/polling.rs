@@ -1,6 +1,7 @@
 //! How the kernel's half of the work is scheduled: NAPI, its threads, busy polling.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bywash_engine::host::Device;
@@ -141,9 +142,13 @@ fn deferral(findings: &mut Findings, device: &Device, wanted: bool) {
 }
 
 /// Interrupts of the device and the cores that serve them; `None` if it has none of its own.
-pub(super) fn interrupts(device: &Device) -> Option<Vec<(u32, String)>> {
+pub(super) fn interrupts(device: &Device) -> io::Result<Option<Vec<(u32, String)>>> {
     let folder: PathBuf = sysfs::path(device, "device/msi_irqs");
-    let entries = fs::read_dir(folder).ok()?;
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
     let mut found: Vec<(u32, String)> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .map(|irq: u32| {
@@ -156,5 +161,5 @@ pub(super) fn interrupts(device: &Device) -> Option<Vec<(u32, String)>> {
         })
         .collect();
     found.sort();
-    Some(found)
+    Ok(Some(found))
 }
