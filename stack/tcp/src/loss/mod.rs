@@ -255,8 +255,15 @@ impl LossDetection {
                 .undo()
                 .is_some_and(|undo| undo.is_refuted() || undo.is_preceded_by(&context.arrival));
         let frto = self.trouble().frto;
-        // RFC 5682 3.1, step 3.b: something sent before the time-out, and only once, has arrived.
-        let original = frto != Frto::Off
+        // RFC 5682 3.1, step 3.b: something sent before the time-out, and only once, has arrived. Without SACK the first
+        // acknowledgment says nothing of that: where the retransmission fills a hole, it covers what had arrived behind it
+        // before the time-out (2.1, step 2.b).
+        let tells = match frto {
+            Frto::Off => false,
+            Frto::Watching => context.sack,
+            Frto::Probing => context.sack || advanced,
+        };
+        let original = tells
             && acked
                 .original
                 .is_some_and(|end| end.at_or_before(self.recover));
