@@ -1,5 +1,5 @@
-//! Path MTUs by destination, as ICMP errors have taught them (RFC 1191 6, RFC 8201 5.2): what one connection has learnt, the
-//! next to the same host begins with. Entries age after ten minutes, as Linux's do (`mtu_expires`).
+//! Path MTUs by destination, as ICMP errors have taught them (RFC 1191 6, RFC 8201 5.2), or searches that had ended when their
+//! connection did (RFC 4821 5.2): what one connection has learnt, the next to the same host begins with. Entries age after ten minutes, as Linux's do (`mtu_expires`).
 
 use std::net::IpAddr;
 

@@ -312,6 +312,10 @@ impl<P: Port> Core<P> {
             return;
         };
         let tuple = *conn.tcp.tuple();
+        // The next connection to the same host does not have to search again.
+        if let Some((mtu, at)) = conn.tcp.found_path_mtu() {
+            self.path_mtus.learn(tuple.remote, mtu, at);
+        }
         if conn.opening.is_none() {
             self.flows.remove(&tuple);
             if self.config.shards > 1 {

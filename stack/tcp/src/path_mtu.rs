@@ -118,6 +118,13 @@ impl PathMtu {
         Some(self.fits + room.div_ceil(2))
     }
 
+    /// The segment size that a search has ended at, if that is less than the whole.
+    pub(crate) fn found(&self) -> Option<u16> {
+        let search = self.search?;
+        let ended = search.probe.is_none() && search.high.saturating_sub(self.fits) < SEARCH_END;
+        (ended && self.ceiling.saturating_sub(self.fits) >= SEARCH_END).then_some(self.fits)
+    }
+
     /// The report was long ago: whether the whole path may be used again without a search.
     pub(crate) fn rejuvenate(&mut self, now: Instant) -> bool {
         self.reported_at = now;
@@ -145,6 +152,26 @@ mod tests {
         len: 60,
         mtu_min: 1_280,
     };
+
+    #[test]
+    fn a_search_has_found_something_when_its_ends_have_met_below_the_ceiling() {
+        let mut path = PathMtu::new(1_460, Instant::ZERO);
+        assert_eq!(path.found(), None, "no search");
+        for (fits, high, found) in [
+            (1_024, 1_460, None),
+            (1_250, 1_262, None),
+            (1_250, 1_257, Some(1_250)),
+            (1_454, 1_460, None),
+        ] {
+            path.fits = fits;
+            path.search = Some(Search { high, probe: None });
+            assert_eq!(path.found(), found, "{fits} {high}");
+        }
+        path.fits = 1_250;
+        let probe = Some((SeqNumber::new(1), 1_256));
+        path.search = Some(Search { high: 1_257, probe });
+        assert_eq!(path.found(), None, "a probe is on its way");
+    }
 
     #[test]
     fn a_report_only_ever_lowers() {

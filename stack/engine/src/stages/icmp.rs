@@ -38,7 +38,7 @@ impl<P: Port> Core<P> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::net::SocketAddr;
     use std::rc::Rc;
     use std::time::Duration;
@@ -65,11 +65,13 @@ mod tests {
                 Event::Started => {
                     cx.listen(PORT, ConnOptions::default()).expect("free");
                 }
-                Event::Readable { conn } => {
-                    while let Ok(Recv::Data(frame)) = cx.recv(conn) {
-                        self.0 += frame.len();
+                Event::Readable { conn } => loop {
+                    match cx.recv(conn) {
+                        Ok(Recv::Data(frame)) => self.0 += frame.len(),
+                        Ok(Recv::End) => break cx.close(conn).expect("open at our end"),
+                        Ok(Recv::Empty) | Err(_) => break,
                     }
-                }
+                },
                 _ => {}
             }
         }
@@ -215,6 +217,65 @@ mod tests {
         pair.turn();
         pair.turn();
         assert_eq!(pair.a.core.count_of(DropReason::IcmpNoConnection), none + 1);
+    }
+
+    /// As [`Source`], and its connections end when all is sent.
+    struct Once;
+
+    impl Service for Once {
+        fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
+            match event {
+                Event::Connected { conn } => {
+                    assert_eq!(cx.send(conn, &[7; BYTES]), Ok(BYTES));
+                    cx.close(conn).expect("it is open");
+                }
+                Event::Started => call(cx, 0),
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_mtu_that_was_searched_for_is_known_to_the_next_connection() {
+        let swallowed = Rc::new(Cell::new(0));
+        let (mut port_a, port_b) = MemoryPort::pair(&MemoryConfig::default());
+        let count = swallowed.clone();
+        port_a.set_fault_hook(move |_, frame| {
+            if frame.len() <= 14 + NARROW {
+                return Fate::Deliver;
+            }
+            count.set(count.get() + 1);
+            Fate::Drop
+        });
+        let config = ShardConfig {
+            tcp: bywash_tcp::Config {
+                send_buffer: 1 << 20,
+                mtu_probing: bywash_tcp::MtuProbing::Always,
+                ..ShardConfig::default().tcp
+            },
+            ..ShardConfig::default()
+        };
+        let clock = ManualClock::new();
+        let mut pair =
+            MemoryPair::seeded(&config, (port_a, port_b), Once, Sink::default(), &clock, 1);
+        let mut run = |bytes: usize, call_again: bool| {
+            if call_again {
+                pair.a.with_context(|_, cx| call(cx, 0));
+            }
+            for _ in 0..20_000 {
+                pair.turn();
+                clock.advance(Duration::from_micros(100));
+                if pair.b.service().0 == bytes && pair.a.core.conns.len() == 0 {
+                    return;
+                }
+            }
+            panic!("{} of {bytes} octets arrived", pair.b.service().0);
+        };
+        run(BYTES, false);
+        let lost = swallowed.get();
+        assert!(lost > 0, "nobody has probed");
+        run(2 * BYTES, true);
+        assert_eq!(swallowed.get(), lost, "searched again");
     }
 
     impl<P: Port> super::Core<P> {

@@ -9,7 +9,8 @@
 //! enough data behind it that its loss is noticed without a time-out. Its fate moves one of the two ends, until they meet. In
 //! the way of Linux's `tcp_mtu_probing`, whose values [`MtuProbing`] has.
 //!
-//! A probe that is lost counts as any other loss (Linux and RFC 4821 7.6 would spare the congestion window).
+//! A probe that alone is lost costs no window (RFC 4821 7.6): it says that the path is narrow, not that it is full. It goes again
+//! at once, cut; what is found lost besides, until all that was on the way is acknowledged, goes again with it, as with Linux.
 
 use super::{Connection, PEER_MSS_MIN};
 use crate::config::MtuProbing;
@@ -94,6 +95,9 @@ impl<P: Payload> Connection<P> {
         search.probe = None;
         if lost {
             search.high = size - 1;
+            let moment = self.moment(self.control.clock);
+            self.loss
+                .on_lost_probe(&self.snd, &mut self.congestion, moment);
         }
         let Some(path) = self.path_mut() else { return };
         path.search = Some(search);
@@ -102,6 +106,17 @@ impl<P: Payload> Connection<P> {
             let fits = path.fits;
             self.change_mss(fits);
         }
+    }
+
+    /// The path MTU that a search has found, in bytes of IP packet, and since when it is believed; `None` while none has ended
+    /// below what handshake and first hop allow.
+    pub fn found_path_mtu(&self) -> Option<(u16, Instant)> {
+        let path = self.rare.as_ref()?.path.as_ref()?;
+        let found = path.found()?;
+        Some((
+            found.saturating_add(Headers::of(&self.tuple).len),
+            path.reported_at,
+        ))
     }
 
     /// Makes the first segment to send a probe if the time is right.

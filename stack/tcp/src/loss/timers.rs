@@ -149,6 +149,27 @@ impl LossDetection {
         }
     }
 
+    /// The segment that recovery has begun for was a probe of the path MTU, and nothing else is lost: nobody was congested, so
+    /// the window is as before (RFC 4821 7.6), and the segment goes again as after [`on_resegmented`](Self::on_resegmented).
+    pub(crate) fn on_lost_probe<P: Payload>(
+        &mut self,
+        snd: &SendQueue<P>,
+        congestion: &mut Controller,
+        moment: Moment,
+    ) {
+        let tally = snd.tally();
+        if self.phase != Phase::Recovery || (tally.lost, tally.resent) != (1, 0) {
+            return;
+        }
+        congestion.on_undo(moment);
+        self.phase = Phase::Loss;
+        self.recover = snd.nxt;
+        let trouble = self.trouble();
+        trouble.undo = None;
+        trouble.prr = None;
+        trouble.frto = Frto::Off;
+    }
+
     /// How long until a tail loss probe goes, if one makes sense: with SACK, nothing wrong, and none on the way.
     pub(crate) fn probe_wait<P: Payload>(
         &self,

@@ -47,6 +47,31 @@ fn a_black_hole_is_suspected_and_its_size_is_found() {
 }
 
 #[test]
+fn a_lost_probe_costs_no_window() {
+    for sack in [true, false] {
+        let config = Config {
+            sack,
+            ..config(MtuProbing::Always)
+        };
+        let mut pair = Pair::with(&config, &config, Faults::default());
+        swallow_above(&mut pair, 1_300);
+        let data = pattern(3_000_000, 5);
+        pair.a.send(&data);
+        pair.run_until(|pair| pair.b.received.len() == data.len());
+        assert_eq!(pair.b.received, data);
+        let info = pair.a.tcp().info();
+        assert!(info.retransmissions > 0, "no probe was lost");
+        assert_eq!((info.timeouts, info.ssthresh), (0, u32::MAX), "sack {sack}");
+        let mtu = usize::from(pair.a.tcp().path_mtu());
+        assert!((1_292..=1_300).contains(&mtu), "{mtu}");
+        assert_eq!(
+            pair.a.tcp().found_path_mtu().map(|found| found.0),
+            Some(mtu as u16)
+        );
+    }
+}
+
+#[test]
 fn off_is_off() {
     let mut pair = pair(1_300, MtuProbing::Off);
     pair.a.send(&pattern(100_000, 5));
