@@ -219,6 +219,8 @@ mod tests {
         assert_eq!(pair.a.core.count_of(DropReason::IcmpNoConnection), none + 1);
     }
 
+    const SEARCH: usize = 4 * BYTES;
+
     /// As [`Source`], and its connections end when all is sent.
     struct Once;
 
@@ -226,7 +228,8 @@ mod tests {
         fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
             match event {
                 Event::Connected { conn } => {
-                    assert_eq!(cx.send(conn, &[7; BYTES]), Ok(BYTES));
+                    // As much as a search takes to its end.
+                    assert_eq!(cx.send(conn, &[7; SEARCH]), Ok(SEARCH));
                     cx.close(conn).expect("it is open");
                 }
                 Event::Started => call(cx, 0),
@@ -237,11 +240,13 @@ mod tests {
 
     #[test]
     fn a_path_mtu_that_was_searched_for_is_known_to_the_next_connection() {
+        // Above where searches begin, 1024 and headers.
+        const SWALLOWED_ABOVE: usize = 1_300;
         let swallowed = Rc::new(Cell::new(0));
         let (mut port_a, port_b) = MemoryPort::pair(&MemoryConfig::default());
         let count = swallowed.clone();
         port_a.set_fault_hook(move |_, frame| {
-            if frame.len() <= 14 + NARROW {
+            if frame.len() <= 14 + SWALLOWED_ABOVE {
                 return Fate::Deliver;
             }
             count.set(count.get() + 1);
@@ -271,10 +276,10 @@ mod tests {
             }
             panic!("{} of {bytes} octets arrived", pair.b.service().0);
         };
-        run(BYTES, false);
+        run(SEARCH, false);
         let lost = swallowed.get();
         assert!(lost > 0, "nobody has probed");
-        run(2 * BYTES, true);
+        run(2 * SEARCH, true);
         assert_eq!(swallowed.get(), lost, "searched again");
     }
 

@@ -31,9 +31,10 @@ const PROBE_WINDOW: u32 = 11;
 const SEGMENTS_BEHIND: u32 = 4;
 
 impl<P: Payload> Connection<P> {
-    /// Established: with [`MtuProbing::Always`] the search begins from below.
+    /// Established: with [`MtuProbing::Always`] the search begins from below, unless it is known already what fits.
     pub(super) fn begin_probing(&mut self, now: Instant) {
-        if self.config.mtu_probing == MtuProbing::Always {
+        let is_known = self.path_mut().is_some_and(|path| path.fits < path.ceiling);
+        if self.config.mtu_probing == MtuProbing::Always && !is_known {
             let ceiling = self.agreed.mss;
             let base = BASE_MSS.min(ceiling);
             self.search_from(base, now);

@@ -33,7 +33,7 @@ fn stall_apart(pair: &mut Pair, millis: u64, apart: u64) {
         if trace.from != Side::A || trace.at >= end {
             return ms(0);
         }
-        end = end + ms(apart);
+        end += ms(apart);
         end.since(trace.at)
     });
 }
