@@ -19,6 +19,8 @@ pub(crate) struct PortListener {
     pub(crate) half_open: u32,
     /// Connections accepted since the start.
     pub(crate) accepted: u64,
+    /// The service has no room for more: SYNs are dropped.
+    pub(crate) shut: bool,
     /// Fast Open (RFC 7413); `None`: it does not.
     pub(crate) early: Option<Early>,
 }
@@ -32,6 +34,7 @@ impl PortListener {
             config: config.clone(),
             half_open: 0,
             accepted: 0,
+            shut: false,
             early: early.map(Early::new),
         }
     }
@@ -91,6 +94,14 @@ impl Listeners {
         }
     }
 
+    /// Connections that come from now on have these settings.
+    pub(crate) fn configure(&mut self, port: u16, config: &TcpConfig, mtu: u16) {
+        if let Some(listener) = self.by_port.get_mut(&port) {
+            (listener.v4, listener.v6) = listeners(config, mtu);
+            listener.config = config.clone();
+        }
+    }
+
     /// Connections that come from now on know the device's new MTU.
     pub(crate) fn set_mtu(&mut self, mtu: u16) {
         for listener in self.by_port.values_mut() {
@@ -104,6 +115,13 @@ impl Listeners {
 
     pub(crate) fn by_port(&mut self, port: u16) -> Option<&mut PortListener> {
         self.by_port.get_mut(&port)
+    }
+
+    /// Whether the service has no room for more connections of a port.
+    pub(crate) fn is_shut(&self, port: u16) -> bool {
+        self.by_port
+            .get(&port)
+            .is_some_and(|listener| listener.shut)
     }
 
     /// Connections in SYN-RECEIVED of a port; `None` if nobody listens there.

@@ -46,6 +46,21 @@ impl<P: Port> Context<'_, P> {
         self.core_mut().listen_with(port, config)
     }
 
+    /// Changes the settings of the connections that a listener will get from now on.
+    pub fn configure_listener(&mut self, listener: ListenerId, config: &TcpConfig) {
+        let core = self.core_mut();
+        core.listeners
+            .configure(listener.port, config, core.config.mtu);
+    }
+
+    /// Lets connections in, or not: a service whose queue is full does not want more. SYNs are dropped meanwhile, which peers
+    /// send again; handshakes that have begun go on.
+    pub fn set_listener_open(&mut self, listener: ListenerId, open: bool) {
+        if let Some(entry) = self.core_mut().listeners.by_port(listener.port) {
+            entry.shut = !open;
+        }
+    }
+
     /// [`connect`](Self::connect) with every setting given. The segment size is cut to what the path carries.
     ///
     /// # Errors

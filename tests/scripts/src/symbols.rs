@@ -45,6 +45,8 @@ pub fn value(name: &str) -> Option<i64> {
             "TIOCOUTQ" | "SIOCOUTQ" => 0x5411,
             "SIOCOUTQNSD" => 0x894b,
             "FIONBIO" => 0x5421,
+            "SO_EE_ORIGIN_ZEROCOPY" => 5,
+            "SO_EE_CODE_ZEROCOPY_COPIED" => 1,
             // States as in `tcpi_state`.
             "TCP_ESTABLISHED" => 1,
             "TCP_SYN_SENT" => 2,

@@ -42,10 +42,10 @@ pub struct Message {
     pub buffers: Vec<Vec<u8>>,
     /// Where to send to (TCP Fast Open).
     pub to: Option<SocketAddr>,
-    /// After `recvmsg`: flags, and control messages as level, type, number.
+    /// After `recvmsg`: flags.
     pub flags: i32,
-    /// Control messages.
-    pub control: Vec<(i32, i32, i32)>,
+    /// And control messages as level, type, bytes.
+    pub control: Vec<(i32, i32, Vec<u8>)>,
 }
 
 impl Table {
@@ -270,10 +270,11 @@ impl Table {
             unsafe {
                 let mut place = libc::CMSG_FIRSTHDR(&raw const header);
                 while !place.is_null() {
-                    let number = libc::CMSG_DATA(place).cast::<i32>().read_unaligned();
+                    let length = (*place).cmsg_len - libc::CMSG_LEN(0) as usize;
+                    let bytes = std::slice::from_raw_parts(libc::CMSG_DATA(place), length);
                     message
                         .control
-                        .push(((*place).cmsg_level, (*place).cmsg_type, number));
+                        .push(((*place).cmsg_level, (*place).cmsg_type, bytes.to_vec()));
                     place = libc::CMSG_NXTHDR(&raw const header, place);
                 }
             }

@@ -287,6 +287,9 @@ impl<P: Port> Core<P> {
         if is_request && full {
             return self.count_drop(DropReason::ConnectionTableFull);
         }
+        if is_request && self.listeners.is_shut(tuple.local_port) {
+            return self.count_drop(DropReason::ListenQueueFull);
+        }
         if is_request && self.wants_cookie(half_open) {
             return self.send_cookie(decoded);
         }

@@ -67,11 +67,11 @@ pub(super) unsafe extern "C" fn bind(
     })
 }
 
-pub(super) unsafe extern "C" fn listen(userdata: *mut c_void, fd: c_int, _backlog: c_int) -> c_int {
+pub(super) unsafe extern "C" fn listen(userdata: *mut c_void, fd: c_int, backlog: c_int) -> c_int {
     answer(-1, || {
         // SAFETY: the table's own `userdata`.
         let gate = unsafe { gate(userdata) };
-        gate.call(|machine| machine.call(|sockets, cx| sockets.listen(cx, fd)))?;
+        gate.call(|machine| machine.call(|sockets, cx| sockets.listen(cx, fd, backlog)))?;
         Ok(0)
     })
 }

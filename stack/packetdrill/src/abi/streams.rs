@@ -10,7 +10,7 @@ use super::calls::{attempt, await_handshake, is_nonblocking};
 use super::memory::{self, Address};
 use super::{answer, gate};
 use crate::gate::Gate;
-use crate::sockets::{Progress, Received};
+use crate::sockets::{Copied, Progress, Received};
 
 /// Control message of `TCP_INQ`, which libc has no name for.
 const TCP_CM_INQ: c_int = 36;
@@ -25,8 +25,8 @@ fn receive(gate: &Gate, fd: c_int, want: usize, flags: c_int) -> Result<Received
 
 /// Writes `bytes`: all of them if it may wait, else what there is room for.
 fn transmit(gate: &Gate, fd: c_int, bytes: &[u8], flags: c_int) -> Result<ssize_t, Errno> {
-    if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY) != 0 {
-        // Urgent data and zero copy through a sockets API are not there, and nobody is made to believe it.
+    if flags & libc::MSG_OOB != 0 {
+        // Urgent data through a sockets API is not there, and nobody is made to believe it.
         return Err(Errno::EOPNOTSUPP);
     }
     if let Some(to) = gate.call(|machine| machine.sockets().deferred(fd)) {
@@ -44,12 +44,16 @@ fn transmit(gate: &Gate, fd: c_int, bytes: &[u8], flags: c_int) -> Result<ssize_
     let result = attempt(gate, may_wait, |machine| {
         machine.call(|sockets, cx| sockets.transmit(cx, fd, bytes, follows, &mut progress))
     });
-    match result {
-        Ok(done) => Ok(done as ssize_t),
+    let done = match result {
+        Ok(done) => done,
         // Part of it is on its way: that is a success, and the next call tells the rest.
-        Err(_) if progress.done > 0 => Ok(progress.done as ssize_t),
-        Err(error) => Err(error),
+        Err(_) if progress.done > 0 => progress.done,
+        Err(error) => return Err(error),
+    };
+    if flags & libc::MSG_ZEROCOPY != 0 && done > 0 {
+        gate.call(|machine| machine.call(|sockets, _| sockets.note_copied(fd)))?;
     }
+    Ok(done as ssize_t)
 }
 
 pub(super) unsafe extern "C" fn read(
@@ -138,37 +142,69 @@ pub(super) unsafe extern "C" fn recvmsg(
         unsafe { memory::scatter(vectors, &received.bytes) }?;
         message.msg_namelen = 0;
         message.msg_flags = 0;
+        let told = match (received.copied, received.left) {
+            (Some(copied), _) => {
+                message.msg_flags |= libc::MSG_ERRQUEUE;
+                Some(completion(copied))
+            }
+            (None, Some(left)) => {
+                let left = i32::try_from(left).unwrap_or(i32::MAX);
+                Some((libc::SOL_TCP, TCP_CM_INQ, left.to_ne_bytes().to_vec()))
+            }
+            (None, None) => None,
+        };
         // SAFETY: the message's room for control data.
-        unsafe { put_queue(message, received.left) };
+        unsafe { put_control(message, told) };
         Ok(received.counted as ssize_t)
     })
 }
 
-/// Tells how many bytes are left, if the socket is to and there is room.
+/// What the error queue says of writes that are done: `struct sock_extended_err`, and room for an address, as Linux has it.
+fn completion(copied: Copied) -> (c_int, c_int, Vec<u8>) {
+    const ORIGIN_ZEROCOPY: u8 = 5;
+    const CODE_ZEROCOPY_COPIED: u8 = 1;
+    let (level, name, address) = if copied.v6 {
+        (libc::SOL_IPV6, libc::IPV6_RECVERR, 28)
+    } else {
+        (libc::SOL_IP, libc::IP_RECVERR, 16)
+    };
+    let mut bytes = vec![0, 0, 0, 0, ORIGIN_ZEROCOPY, 0, CODE_ZEROCOPY_COPIED, 0];
+    bytes.extend(copied.first.to_ne_bytes());
+    bytes.extend(copied.last.to_ne_bytes());
+    bytes.resize(bytes.len() + address, 0);
+    (level, name, bytes)
+}
+
+/// Gives a control message of a level, a type and its bytes, if there is one, and if there is room.
 ///
 /// # Safety
 /// `msg_control` has room for `msg_controllen` bytes.
-unsafe fn put_queue(message: &mut msghdr, left: Option<usize>) {
+unsafe fn put_control(message: &mut msghdr, told: Option<(c_int, c_int, Vec<u8>)>) {
     let given = message.msg_controllen;
     message.msg_controllen = 0;
-    let Some(left) = left else {
+    let Some((level, name, bytes)) = told else {
         return;
     };
+    let size = bytes.len() as libc::c_uint;
     // SAFETY: arithmetic on lengths only.
-    let (space, len) = unsafe { (libc::CMSG_SPACE(4) as usize, libc::CMSG_LEN(4) as usize) };
+    let (space, len) = unsafe {
+        (
+            libc::CMSG_SPACE(size) as usize,
+            libc::CMSG_LEN(size) as usize,
+        )
+    };
     if message.msg_control.is_null() || given < space {
         message.msg_flags |= libc::MSG_CTRUNC;
         return;
     }
     message.msg_controllen = space;
-    // SAFETY: the room is there, so there is a first header and four bytes behind it.
+    // SAFETY: the room is there, so there is a first header and the bytes behind it.
     unsafe {
         let header = libc::CMSG_FIRSTHDR(message);
-        (*header).cmsg_level = libc::SOL_TCP;
-        (*header).cmsg_type = TCP_CM_INQ;
+        (*header).cmsg_level = level;
+        (*header).cmsg_type = name;
         (*header).cmsg_len = len;
-        let left = i32::try_from(left).unwrap_or(i32::MAX);
-        libc::CMSG_DATA(header).cast::<i32>().write_unaligned(left);
+        libc::CMSG_DATA(header).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
     }
 }
 

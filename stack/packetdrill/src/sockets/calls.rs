@@ -83,11 +83,22 @@ impl Sockets {
     ///
     /// # Errors
     /// `EINVAL` if it is connected, `EADDRINUSE` if another listens there.
-    pub fn listen<P: Port>(&mut self, cx: &mut Context<'_, P>, fd: RawFd) -> Result<(), Errno> {
-        let socket = self.socket(fd)?;
-        match socket.state {
-            // Again: only the backlog would change.
-            State::Listening(_) => return Ok(()),
+    pub fn listen<P: Port>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        fd: RawFd,
+        backlog: i32,
+    ) -> Result<(), Errno> {
+        // As Linux: a negative number is a large one, and there is room for one more than it says.
+        let most = usize::try_from(backlog).unwrap_or(usize::MAX - 1) + 1;
+        let socket = self.socket_mut(fd)?;
+        match &mut socket.state {
+            // Again: only the backlog changes.
+            State::Listening(listening) => {
+                listening.most = most;
+                cx.set_listener_open(listening.id, !listening.is_full());
+                return Ok(());
+            }
             State::Fresh => {}
             _ => return Err(Errno::EINVAL),
         }
@@ -103,6 +114,7 @@ impl Sockets {
             id,
             port,
             queue: std::collections::VecDeque::new(),
+            most,
         });
         self.tune_fast_open(cx, fd)
     }
@@ -125,6 +137,7 @@ impl Sockets {
         let Some(key) = listening.queue.pop_front() else {
             return Ok(None);
         };
+        cx.set_listener_open(listening.id, true);
         let fd = self.give_descriptor(key)?;
         let child = self.sockets.get_mut(&key).ok_or(Errno::ECONNABORTED)?;
         child.nonblocking = flags & libc::SOCK_NONBLOCK != 0;

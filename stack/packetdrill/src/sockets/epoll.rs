@@ -150,7 +150,7 @@ impl Sockets {
         {
             let read = asked.events & READ_EDGE != 0 && edges.read != told.read;
             let write = asked.events & WRITE_EDGE != 0 && edges.write != told.write;
-            if !read && !write {
+            if !read && !write && edges.error == told.error {
                 return Ok(None);
             }
         }

@@ -46,7 +46,7 @@ use crate::sysctl::Sysctls;
 
 pub use calls::How;
 pub use epoll::EpollEvent;
-pub use stream::{Progress, Received};
+pub use stream::{Copied, Progress, Received};
 
 use epoll::Epoll;
 use pipe::{Pipe, PipeEnd};
@@ -151,6 +151,9 @@ impl Sockets {
         child.cork(cx, conn);
         if let State::Listening(listening) = &mut parent.state {
             listening.queue.push_back(key);
+            if listening.is_full() {
+                cx.set_listener_open(listening.id, false);
+            }
         }
         parent.edges.read += 1;
         self.sockets.insert(key, child);

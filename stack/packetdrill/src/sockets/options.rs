@@ -67,6 +67,12 @@ impl Options {
         (value != 0).then_some(u64::from(value as u32))
     }
 
+    /// `SO_ZEROCOPY`: writes with `MSG_ZEROCOPY` tell when their bytes are free again.
+    pub(super) fn zerocopy(&self) -> bool {
+        self.value(libc::SOL_SOCKET, libc::SO_ZEROCOPY)
+            .is_some_and(|on| on != 0)
+    }
+
     /// `TCP_INQ`: `recvmsg` tells how much is left.
     pub(super) fn tells_queue(&self) -> bool {
         self.value(libc::SOL_TCP, TCP_INQ).is_some_and(|on| on != 0)
@@ -182,6 +188,11 @@ impl Sockets {
         );
         if level == libc::SOL_TCP && tunes {
             self.tune_fast_open(cx, fd)?;
+        }
+        if let State::Listening(listening) = &self.socket(fd)?.state {
+            let id = listening.id;
+            let config = self.config(cx, fd)?;
+            cx.configure_listener(id, &config);
         }
         if let Some(conn) = conn
             && (level, name) == (libc::SOL_TCP, libc::TCP_QUICKACK)
@@ -318,7 +329,8 @@ fn number_is_out_of_range(level: i32, name: i32, number: i32) -> bool {
         (libc::SOL_TCP, libc::TCP_KEEPIDLE | libc::TCP_KEEPINTVL) => 1..=32_767,
         (libc::SOL_TCP, libc::TCP_KEEPCNT | libc::TCP_SYNCNT) => 1..=127,
         (libc::SOL_TCP, libc::TCP_USER_TIMEOUT) => 0..=i32::MAX,
-        (libc::SOL_TCP, TCP_INQ | libc::TCP_FASTOPEN_CONNECT | TCP_FASTOPEN_NO_COOKIE) => 0..=1,
+        (libc::SOL_TCP, TCP_INQ | libc::TCP_FASTOPEN_CONNECT | TCP_FASTOPEN_NO_COOKIE)
+        | (libc::SOL_SOCKET, libc::SO_ZEROCOPY) => 0..=1,
         (libc::SOL_TCP, libc::TCP_FASTOPEN) => 0..=i32::MAX,
         _ => return false,
     };
@@ -381,6 +393,7 @@ fn is_kept(level: i32, name: i32) -> bool {
                 | libc::SO_DONTROUTE
                 | libc::SO_BUSY_POLL
                 | libc::SO_INCOMING_CPU
+                | libc::SO_ZEROCOPY
         ),
         libc::SOL_TCP => matches!(
             name,

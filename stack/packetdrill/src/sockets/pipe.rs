@@ -69,6 +69,7 @@ impl Sockets {
             counted: bytes.len(),
             bytes,
             left: None,
+            copied: None,
         }))
     }
 

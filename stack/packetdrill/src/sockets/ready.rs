@@ -47,7 +47,7 @@ impl Sockets {
 
 impl Socket {
     fn ready<P: Port>(&self, cx: &mut Context<'_, P>) -> i16 {
-        let error = if self.error.is_some() {
+        let error = if self.error.is_some() || !self.completions.is_empty() {
             libc::POLLERR
         } else {
             0

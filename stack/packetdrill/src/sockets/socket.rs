@@ -29,6 +29,15 @@ pub(super) struct Listening {
     pub(super) port: u16,
     /// Children in the order in which their handshakes ended.
     pub(super) queue: VecDeque<Key>,
+    /// Children that may wait there: one more than `listen` said, as in Linux.
+    pub(super) most: usize,
+}
+
+impl Listening {
+    /// Nobody more is let in.
+    pub(super) fn is_full(&self) -> bool {
+        self.queue.len() >= self.most
+    }
 }
 
 /// Where a socket is in its life.
@@ -48,6 +57,7 @@ pub(super) enum State {
 pub(super) struct Edges {
     pub(super) read: u64,
     pub(super) write: u64,
+    pub(super) error: u64,
 }
 
 pub(super) struct Socket {
@@ -71,6 +81,10 @@ pub(super) struct Socket {
     pub(super) peer_closed: bool,
     /// Taken from the connection and not yet read: the rest of a frame, or what `MSG_PEEK` has looked at.
     pub(super) head: VecDeque<Frame>,
+    /// What waits in the error queue: ranges of writes with `MSG_ZEROCOPY` that are done with the caller's bytes.
+    pub(super) completions: VecDeque<(u32, u32)>,
+    /// Number of the next such write.
+    pub(super) next_completion: u32,
     /// The last picture of a connection that is gone.
     pub(super) last_info: Option<Box<Info>>,
     pub(super) edges: Edges,
@@ -92,6 +106,8 @@ impl Socket {
             shut_write: false,
             peer_closed: false,
             head: VecDeque::new(),
+            completions: VecDeque::new(),
+            next_completion: 0,
             last_info: None,
             edges: Edges::default(),
         }
@@ -149,6 +165,20 @@ impl Socket {
         if self.options.cork && cx.set_cork(conn, true).is_err() {
             // It has ended in this very turn.
         }
+    }
+
+    /// A write with `MSG_ZEROCOPY` is done: its bytes were copied, so they are the caller's again at once, and it is told so.
+    pub(super) fn note_copied(&mut self) {
+        if !self.options.zerocopy() {
+            return;
+        }
+        let number = self.next_completion;
+        self.next_completion = number.wrapping_add(1);
+        match self.completions.back_mut() {
+            Some((_, last)) if last.wrapping_add(1) == number => *last = number,
+            _ => self.completions.push_back((number, number)),
+        }
+        self.edges.error += 1;
     }
 
     /// Reports the pending error once.

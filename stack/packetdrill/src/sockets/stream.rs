@@ -8,7 +8,7 @@ use bywash_engine::xsk::Port;
 use nix::errno::Errno;
 
 use super::pipe::Pipe;
-use super::socket::{Socket, State};
+use super::socket::{Family, Socket, State};
 use super::{Attempt, Object, Sockets};
 
 /// Requests of ioctl(2) that libc has no name for.
@@ -24,6 +24,19 @@ pub struct Received {
     pub counted: usize,
     /// Bytes that are left to read, if the socket is to tell (`TCP_INQ`).
     pub left: Option<usize>,
+    /// Of the error queue: writes with `MSG_ZEROCOPY` whose bytes were copied, first and last.
+    pub copied: Option<Copied>,
+}
+
+/// Writes with `MSG_ZEROCOPY` that are done, counted from the socket's first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// The first of them.
+    pub first: u32,
+    /// The last.
+    pub last: u32,
+    /// Whether the socket is one of IPv6, which names the message.
+    pub v6: bool,
 }
 
 /// A write in progress: how much of it is done.
@@ -52,11 +65,17 @@ impl Sockets {
             // RFC 6093: urgent data is in line, so there is never any out of band.
             return Err(Errno::EINVAL);
         }
-        if flags & libc::MSG_ERRQUEUE != 0 {
-            return Err(Errno::EAGAIN);
-        }
         let key = self.key(fd)?;
         let socket = self.sockets.get_mut(&key).ok_or(Errno::EBADF)?;
+        if flags & libc::MSG_ERRQUEUE != 0 {
+            // Nothing of it waits, whatever the socket says of waiting.
+            let (first, last) = socket.completions.pop_front().ok_or(Errno::EAGAIN)?;
+            let v6 = socket.family == Family::V6;
+            return Ok(Some(Received {
+                copied: Some(Copied { first, last, v6 }),
+                ..Received::default()
+            }));
+        }
         let at_end = socket.fetch(cx, want);
         let have = socket.queued();
         let least = if flags & libc::MSG_WAITALL != 0 {
@@ -123,6 +142,15 @@ impl Sockets {
             })?;
         progress.done += taken;
         Ok((progress.done == bytes.len()).then_some(progress.done))
+    }
+
+    /// A write of `MSG_ZEROCOPY` has ended well. Without `SO_ZEROCOPY` the flag means nothing.
+    ///
+    /// # Errors
+    /// It is no socket.
+    pub fn note_copied(&mut self, fd: RawFd) -> Result<(), Errno> {
+        self.socket_mut(fd)?.note_copied();
+        Ok(())
     }
 
     /// Whether the stream has ended and everything was read.

@@ -88,9 +88,16 @@ pub fn play(text: &str, options: &Options) -> Result<(), Failure> {
     } else {
         (settings::TFO_COOKIE_V4, settings::TFO_COOKIE_ZERO_V4)
     };
+    let (level, name) = match options.family {
+        Family::V6 if v6 => ("SOL_IPV6", "IPV6_RECVERR"),
+        Family::Mapped => ("SOL_IPV6", "IPV6_RECVERR"),
+        Family::V4 | Family::V6 => ("SOL_IP", "IP_RECVERR"),
+    };
     let text = text
         .replace("TFO_COOKIE_ZERO", zero)
-        .replace("TFO_COOKIE", cookie);
+        .replace("TFO_COOKIE", cookie)
+        .replace("CMSG_LEVEL_IP", level)
+        .replace("CMSG_TYPE_RECVERR", name);
     let script = parse(&text)?;
     let settings = Settings::of(&script, options)?;
     let parameters = Parameters::new();
