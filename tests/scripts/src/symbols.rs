@@ -44,6 +44,7 @@ pub fn value(name: &str) -> Option<i64> {
             "FIONREAD" | "SIOCINQ" => 0x541b,
             "TIOCOUTQ" | "SIOCOUTQ" => 0x5411,
             "SIOCOUTQNSD" => 0x894b,
+            "SIOCATMARK" => 0x8905,
             "FIONBIO" => 0x5421,
             "SO_EE_ORIGIN_ZEROCOPY" => 5,
             "SO_EE_CODE_ZEROCOPY_COPIED" => 1,

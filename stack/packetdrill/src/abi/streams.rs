@@ -10,7 +10,7 @@ use super::calls::{attempt, await_handshake, is_nonblocking};
 use super::memory::{self, Address};
 use super::{answer, gate};
 use crate::gate::Gate;
-use crate::sockets::{Copied, Progress, Received};
+use crate::sockets::{Copied, Progress, Received, Sending};
 
 /// Control message of `TCP_INQ`, which libc has no name for.
 const TCP_CM_INQ: c_int = 36;
@@ -25,10 +25,6 @@ fn receive(gate: &Gate, fd: c_int, want: usize, flags: c_int) -> Result<Received
 
 /// Writes `bytes`: all of them if it may wait, else what there is room for.
 fn transmit(gate: &Gate, fd: c_int, bytes: &[u8], flags: c_int) -> Result<ssize_t, Errno> {
-    if flags & libc::MSG_OOB != 0 {
-        // Urgent data through a sockets API is not there, and nobody is made to believe it.
-        return Err(Errno::EOPNOTSUPP);
-    }
     if let Some(to) = gate.call(|machine| machine.sockets().deferred(fd)) {
         return fast_open(gate, fd, bytes, flags, Address::Ip(to));
     }
@@ -40,9 +36,13 @@ fn transmit(gate: &Gate, fd: c_int, bytes: &[u8], flags: c_int) -> Result<ssize_
     } else {
         Follows::Anything
     };
+    let kind = Sending {
+        follows,
+        urgent: flags & libc::MSG_OOB != 0,
+    };
     let mut progress = Progress::default();
     let result = attempt(gate, may_wait, |machine| {
-        machine.call(|sockets, cx| sockets.transmit(cx, fd, bytes, follows, &mut progress))
+        machine.call(|sockets, cx| sockets.transmit(cx, fd, bytes, kind, &mut progress))
     });
     let done = match result {
         Ok(done) => done,

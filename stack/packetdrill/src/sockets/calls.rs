@@ -274,7 +274,7 @@ impl Sockets {
             State::Listening(_) if how != How::Write => {
                 let socket = self.sockets.get_mut(&key).ok_or(Errno::EBADF)?;
                 let state = std::mem::replace(&mut socket.state, State::Fresh);
-                self.stop_listening(cx, state);
+                self.stop_listening(cx, key, state);
                 return Ok(());
             }
             State::Fresh | State::Listening(_) | State::Ended => return Err(Errno::ENOTCONN),
@@ -323,15 +323,20 @@ impl Sockets {
                 // It has ended in this very turn; nobody is left to be told.
             }
         }
-        self.stop_listening(cx, socket.state);
+        self.stop_listening(cx, key, socket.state);
     }
 
     /// Children that nobody will accept any more are reset.
-    fn stop_listening<P: Port>(&mut self, cx: &mut Context<'_, P>, state: State) {
-        let State::Listening(listening) = state else {
+    fn stop_listening<P: Port>(&mut self, cx: &mut Context<'_, P>, key: Key, state: State) {
+        let State::Listening(mut listening) = state else {
             return;
         };
         cx.unlisten(listening.id);
+        let deferred = self
+            .sockets
+            .iter()
+            .filter(|(_, child)| child.deferred_by == Some(key));
+        listening.queue.extend(deferred.map(|(key, _)| *key));
         for key in listening.queue {
             if let Some(conn) = self.sockets.remove(&key).and_then(|child| child.conn()) {
                 self.by_conn.remove(&conn);

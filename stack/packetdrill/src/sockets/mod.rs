@@ -17,6 +17,7 @@
 //! | `calls` | socket, bind, listen, accept, connect, shutdown, close, names |
 //! | `stream` | bytes in and out, what is queued |
 //! | `options`, `tcp_info` | getsockopt, setsockopt, fcntl |
+//! | `urgent` | `MSG_OOB` |
 //! | `ready`, `epoll` | poll(2) and epoll(7) |
 //! | `fast_open` | data on the SYN |
 //! | `pipe` | pipe(2) and splice(2) |
@@ -30,6 +31,7 @@ mod ready;
 mod socket;
 mod stream;
 mod tcp_info;
+mod urgent;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -46,7 +48,7 @@ use crate::sysctl::Sysctls;
 
 pub use calls::How;
 pub use epoll::EpollEvent;
-pub use stream::{Copied, Progress, Received};
+pub use stream::{Copied, Progress, Received, Sending};
 
 use epoll::Epoll;
 use pipe::{Pipe, PipeEnd};
@@ -147,17 +149,27 @@ impl Sockets {
         };
         let key = self.fresh_key();
         let parent = self.sockets.get_mut(&listener).expect("just found");
-        let child = parent.child(conn);
+        let mut child = parent.child(conn);
         child.cork(cx, conn);
-        if let State::Listening(listening) = &mut parent.state {
-            listening.queue.push_back(key);
-            if listening.is_full() {
-                cx.set_listener_open(listening.id, false);
-            }
+        if let Some(seconds) = parent.options.deferred() {
+            child.deferred_by = Some(listener);
+            cx.set_timer(std::time::Duration::from_secs(seconds), key.0);
+        } else {
+            parent.queue(cx, key);
         }
-        parent.edges.read += 1;
         self.sockets.insert(key, child);
         self.by_conn.insert(conn, key);
+    }
+
+    /// A child that was kept back (`TCP_DEFER_ACCEPT`) has data, or has waited for long enough.
+    fn end_deferral<P: Port>(&mut self, cx: &mut Context<'_, P>, key: Key) {
+        let child = self.sockets.get_mut(&key);
+        let Some(listener) = child.and_then(|child| child.deferred_by.take()) else {
+            return;
+        };
+        if let Some(parent) = self.sockets.get_mut(&listener) {
+            parent.queue(cx, key);
+        }
     }
 
     fn on_closed<P: Port>(
@@ -171,6 +183,10 @@ impl Sockets {
         };
         if let Some(socket) = self.sockets.get_mut(&key) {
             socket.end(cx, conn, reason);
+            if socket.deferred_by.is_some() {
+                // Nobody has heard of it, and nobody will.
+                self.sockets.remove(&key);
+            }
         }
     }
 }
@@ -187,6 +203,9 @@ impl Service for Sockets {
                 }
             }
             Event::Readable { conn } => {
+                if let Some(key) = self.by_conn.get(&conn).copied() {
+                    self.end_deferral(cx, key);
+                }
                 if let Some(socket) = self.socket_of(conn) {
                     socket.edges.read += 1;
                     socket.peer_closed |= cx
@@ -201,8 +220,9 @@ impl Service for Sockets {
             }
             Event::Closed { conn, reason } => self.on_closed(cx, conn, Some(reason)),
             Event::Unreachable { conn, .. } => self.on_closed(cx, conn, None),
-            // A timer only wakes the machine: who waits looks at the clock.
-            Event::Timer { .. } | Event::Started | Event::Stopping => {}
+            // A timer of no socket only wakes the machine: who waits looks at the clock.
+            Event::Timer { token } => self.end_deferral(cx, Key(token)),
+            Event::Started | Event::Stopping => {}
         }
     }
 }

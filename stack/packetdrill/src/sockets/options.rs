@@ -67,6 +67,18 @@ impl Options {
         (value != 0).then_some(u64::from(value as u32))
     }
 
+    /// `SO_OOBINLINE`: urgent data stays in the stream.
+    pub(super) fn urgent_in_line(&self) -> bool {
+        self.value(libc::SOL_SOCKET, libc::SO_OOBINLINE)
+            .is_some_and(|on| on != 0)
+    }
+
+    /// `TCP_DEFER_ACCEPT`: so many seconds a child waits for its first data before anybody hears of it.
+    pub(super) fn deferred(&self) -> Option<u64> {
+        let seconds = self.value(libc::SOL_TCP, libc::TCP_DEFER_ACCEPT)?;
+        u64::try_from(seconds).ok().filter(|seconds| *seconds > 0)
+    }
+
     /// `SO_ZEROCOPY`: writes with `MSG_ZEROCOPY` tell when their bytes are free again.
     pub(super) fn zerocopy(&self) -> bool {
         self.value(libc::SOL_SOCKET, libc::SO_ZEROCOPY)

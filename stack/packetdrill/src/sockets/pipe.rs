@@ -4,11 +4,10 @@ use std::collections::VecDeque;
 use std::os::fd::RawFd;
 
 use bywash_engine::context::Context;
-use bywash_engine::service::Follows;
 use bywash_engine::xsk::Port;
 use nix::errno::Errno;
 
-use super::stream::{Progress, Received};
+use super::stream::{Progress, Received, Sending};
 use super::{Attempt, Object, Sockets};
 
 /// One end of a pipe.
@@ -140,7 +139,7 @@ impl Sockets {
         let n = most.min(pipe.bytes.len());
         let bytes: Vec<u8> = pipe.bytes.iter().copied().take(n).collect();
         let mut progress = Progress::default();
-        self.transmit(cx, to, &bytes, Follows::default(), &mut progress)?;
+        self.transmit(cx, to, &bytes, Sending::default(), &mut progress)?;
         self.pipe(from, false)?.bytes.drain(..progress.done);
         Ok((progress.done > 0).then_some(progress.done))
     }

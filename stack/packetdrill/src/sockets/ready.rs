@@ -29,7 +29,13 @@ impl Sockets {
                     0
                 }
             }
-            Some(Object::Socket(key)) => self.sockets[key].ready(cx),
+            Some(Object::Socket(key)) => {
+                let key = *key;
+                self.sockets.get_mut(&key).map_or(libc::POLLNVAL, |socket| {
+                    socket.note_urgent(cx);
+                    socket.ready(cx)
+                })
+            }
         }
     }
 
@@ -73,6 +79,9 @@ impl Socket {
         }
         if unread >= self.options.receive_low_water() {
             bits |= IN;
+        }
+        if self.has_urgent(unread) {
+            bits |= libc::POLLPRI;
         }
         if self.shut_write || self.is_writable(&info, level) {
             bits |= OUT;

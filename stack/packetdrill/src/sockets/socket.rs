@@ -11,6 +11,7 @@ use bywash_engine::xsk::{Frame, Port};
 use nix::errno::Errno;
 
 use super::options::Options;
+use super::urgent::Urgent;
 
 /// Names a socket, also while no descriptor does: a child that waits for `accept`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +65,8 @@ pub(super) struct Socket {
     pub(super) fd: Option<RawFd>,
     pub(super) family: Family,
     pub(super) nonblocking: bool,
+    /// The listener that keeps this child back until it has data.
+    pub(super) deferred_by: Option<Key>,
     /// What `bind` said.
     pub(super) bound: Option<SocketAddr>,
     /// Both ends, kept when the connection is gone.
@@ -81,6 +84,7 @@ pub(super) struct Socket {
     pub(super) peer_closed: bool,
     /// Taken from the connection and not yet read: the rest of a frame, or what `MSG_PEEK` has looked at.
     pub(super) head: VecDeque<Frame>,
+    pub(super) urgent: Urgent,
     /// What waits in the error queue: ranges of writes with `MSG_ZEROCOPY` that are done with the caller's bytes.
     pub(super) completions: VecDeque<(u32, u32)>,
     /// Number of the next such write.
@@ -96,6 +100,7 @@ impl Socket {
             fd: None,
             family,
             nonblocking,
+            deferred_by: None,
             bound: None,
             names: None,
             state: State::Fresh,
@@ -106,6 +111,7 @@ impl Socket {
             shut_write: false,
             peer_closed: false,
             head: VecDeque::new(),
+            urgent: Urgent::default(),
             completions: VecDeque::new(),
             next_completion: 0,
             last_info: None,
@@ -120,6 +126,17 @@ impl Socket {
         child.bound = self.bound;
         child.state = State::Connected(conn);
         child
+    }
+
+    /// A child of this listener waits for `accept` from now on.
+    pub(super) fn queue<P: Port>(&mut self, cx: &mut Context<'_, P>, child: Key) {
+        if let State::Listening(listening) = &mut self.state {
+            listening.queue.push_back(child);
+            if listening.is_full() {
+                cx.set_listener_open(listening.id, false);
+            }
+            self.edges.read += 1;
+        }
     }
 
     /// The connection, while there is one.

@@ -39,6 +39,15 @@ pub struct Copied {
     pub v6: bool,
 }
 
+/// What a call of the `send` family says of its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sending {
+    /// `MSG_MORE` and `MSG_EOR`.
+    pub follows: Follows,
+    /// `MSG_OOB`: the last of them is urgent.
+    pub urgent: bool,
+}
+
 /// A write in progress: how much of it is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -61,10 +70,6 @@ impl Sockets {
         if let Some(Object::Pipe(_)) = self.fds.get(&fd) {
             return self.read_pipe(fd, want);
         }
-        if flags & libc::MSG_OOB != 0 {
-            // RFC 6093: urgent data is in line, so there is never any out of band.
-            return Err(Errno::EINVAL);
-        }
         let key = self.key(fd)?;
         let socket = self.sockets.get_mut(&key).ok_or(Errno::EBADF)?;
         if flags & libc::MSG_ERRQUEUE != 0 {
@@ -76,6 +81,20 @@ impl Sockets {
                 ..Received::default()
             }));
         }
+        let peek = flags & libc::MSG_PEEK != 0;
+        socket.note_urgent(cx);
+        if flags & libc::MSG_OOB != 0 {
+            let octet = socket.fetch_urgent(cx, peek)?;
+            return Ok(Some(Received {
+                counted: 1,
+                bytes: vec![octet],
+                ..Received::default()
+            }));
+        }
+        if want > 0 {
+            socket.skip_urgent(cx);
+        }
+        let want = socket.urgent.limit(want);
         let at_end = socket.fetch(cx, want);
         let have = socket.queued();
         let least = if flags & libc::MSG_WAITALL != 0 {
@@ -90,7 +109,7 @@ impl Sockets {
             return Ok(None);
         }
         let mut received = Received::default();
-        let bytes = socket.take(want, flags & libc::MSG_PEEK != 0);
+        let bytes = socket.take(want, peek);
         received.counted = bytes.len();
         if flags & libc::MSG_TRUNC == 0 {
             received.bytes = bytes;
@@ -117,7 +136,7 @@ impl Sockets {
         cx: &mut Context<'_, P>,
         fd: RawFd,
         bytes: &[u8],
-        follows: Follows,
+        kind: Sending,
         progress: &mut Progress,
     ) -> Attempt<usize> {
         if let Some(Object::Pipe(_)) = self.fds.get(&fd) {
@@ -136,11 +155,14 @@ impl Sockets {
         };
         let rest = &bytes[progress.done..];
         let taken = cx
-            .send_followed(conn, rest, follows)
+            .send_followed(conn, rest, kind.follows)
             .map_err(|error| match error {
                 ConnError::Unknown | ConnError::SendClosed => Errno::EPIPE,
             })?;
         progress.done += taken;
+        if kind.urgent && progress.done == bytes.len() && cx.mark_urgent(conn).is_err() {
+            // It has ended in this very turn, and will say so.
+        }
         Ok((progress.done == bytes.len()).then_some(progress.done))
     }
 
@@ -169,7 +191,7 @@ impl Sockets {
             .conn()
             .and_then(|conn| cx.info(conn).ok())
             .map_or(0, |info| info.unread as usize);
-        Ok(socket.queued() + unread)
+        Ok(socket.urgent.limit(socket.queued() + unread))
     }
 
     /// `ioctl(2)` with a number to fill in or to read.
@@ -188,10 +210,12 @@ impl Sockets {
             self.control(fd, libc::F_SETFL, flags)?;
             return Ok(value);
         }
-        let socket = self.socket(fd)?;
+        let socket = self.socket_mut(fd)?;
         if matches!(socket.state, State::Listening(_)) {
             return Err(Errno::EINVAL);
         }
+        socket.note_urgent(cx);
+        let at_mark = usize::from(socket.urgent.is_next());
         let info = socket.conn().and_then(|conn| cx.info(conn).ok());
         let bytes = match request {
             libc::FIONREAD => self.readable(cx, fd)?,
@@ -199,7 +223,7 @@ impl Sockets {
                 info.map_or(0, |info| (info.unsent + u64::from(info.in_flight)) as usize)
             }
             SIOCOUTQNSD => info.map_or(0, |info| info.unsent as usize),
-            SIOCATMARK => 0,
+            SIOCATMARK => at_mark,
             _ => return Err(Errno::ENOTTY),
         };
         Ok(i32::try_from(bytes).unwrap_or(i32::MAX))
@@ -215,6 +239,13 @@ impl Sockets {
         if room == 0 {
             return Ok(None);
         }
+        if let Ok(socket) = self.socket_mut(from) {
+            socket.note_urgent(cx);
+            if socket.urgent.is_next() && !socket.options.urgent_in_line() {
+                // As Linux: urgent data goes through no pipe, and is to be read first.
+                return Ok(Some(Vec::new()));
+            }
+        }
         let received = self.receive(cx, from, room.min(Pipe::CAPACITY), 0)?;
         Ok(received.map(|received| received.bytes))
     }
@@ -227,7 +258,7 @@ impl Socket {
     }
 
     /// Takes frames from the connection until `want` bytes are there. True: nothing will come after them.
-    fn fetch<P: Port>(&mut self, cx: &mut Context<'_, P>, want: usize) -> bool {
+    pub(super) fn fetch<P: Port>(&mut self, cx: &mut Context<'_, P>, want: usize) -> bool {
         let Some(conn) = self.conn() else {
             return true;
         };
@@ -246,7 +277,7 @@ impl Socket {
     }
 
     /// The first `want` bytes; with `peek` they stay.
-    fn take(&mut self, want: usize, peek: bool) -> Vec<u8> {
+    pub(super) fn take(&mut self, want: usize, peek: bool) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(want.min(self.queued()));
         if peek {
             for frame in &self.head {
@@ -266,6 +297,7 @@ impl Socket {
                 frame.advance(n);
             }
         }
+        self.urgent.on_read(bytes.len());
         bytes
     }
 
