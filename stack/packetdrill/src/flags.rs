@@ -48,8 +48,8 @@ const MTU: u16 = 1500;
 const MTU_V6: u16 = 1520;
 /// Smallest MTU that carries any segment with options (IPv6's least, RFC 8200 5, is larger; scripts use less).
 const LEAST_MTU: u16 = 256;
-/// Frames of 4096 bytes, less headroom and Ethernet header.
-pub(crate) const MOST_MTU: u16 = 3800;
+/// Jumbo frames, and more.
+const MOST_MTU: u16 = 65_000;
 
 impl Flags {
     /// Reads the words.

@@ -16,7 +16,7 @@ use bywash_engine::tcp::time::Instant;
 use bywash_engine::wire::MacAddr;
 use bywash_engine::xsk::{Frame, MemoryConfig, MemoryPort, Port, UmemConfig, XskError};
 
-use crate::flags::{Flags, MOST_MTU};
+use crate::flags::Flags;
 use crate::segmentation;
 use crate::sockets::Sockets;
 use crate::sysctl::Sysctls;
@@ -25,8 +25,12 @@ const OUR_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const SCRIPT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 /// Octets of an Ethernet header without tag.
 const ETHERNET: usize = 14;
-/// Longest payload of an injected segment that is not cut up: what fits a frame with all headers.
-const CHUNK: u32 = 4096;
+/// Bytes of a frame. A script injects segments as long as IP allows, and each is to arrive as one.
+const CHUNK: u32 = 65_536;
+/// Frames of each direction: as many segments may wait to be read.
+const FRAMES: u32 = 2048;
+/// Longest datagram that fits a frame, behind the link header and the room that is kept for XDP.
+const LONGEST: usize = CHUNK as usize - ETHERNET - 256;
 /// A shard that is still at work after this many turns in one moment of virtual time is caught in a loop.
 const TURNS_MAX: usize = 100_000;
 /// A deadline of the timing wheel may come this much after the moment it was asked for: one tick, rounded up.
@@ -78,6 +82,10 @@ impl Machine {
         let memory = MemoryConfig {
             umem: UmemConfig {
                 chunk_size: CHUNK,
+                rx_frames: FRAMES,
+                tx_frames: FRAMES,
+                // Few of them are ever touched.
+                populate: false,
                 ..MemoryConfig::default().umem
             },
             ..MemoryConfig::default()
@@ -130,7 +138,7 @@ impl Machine {
     /// # Errors
     /// Of a datagram in pieces the first ones may have been posted.
     pub fn inject(&mut self, datagram: &[u8]) -> Result<(), InjectError> {
-        if datagram.len() > usize::from(MOST_MTU) {
+        if datagram.len() > LONGEST {
             let most = usize::from(self.mtu);
             let pieces =
                 segmentation::pieces(datagram, most).ok_or(InjectError::TooLong(datagram.len()))?;

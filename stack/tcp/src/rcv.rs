@@ -34,6 +34,8 @@ pub(crate) struct Context {
     pub(crate) rto: Duration,
     /// Acknowledgment time-out to begin with.
     pub(crate) ack_delay: Duration,
+    /// The segment size that we have offered.
+    pub(crate) mss: u32,
 }
 
 /// What became of a segment's data.
@@ -234,7 +236,8 @@ impl<P: Payload> Receiver<P> {
     /// Data that fits the window begins at `seq`; it is not empty.
     pub(crate) fn on_data(&mut self, seq: SeqNumber, payload: P, context: Context) -> Received {
         let len = payload.len() as u32;
-        self.segment_size = self.segment_size.max(len);
+        // Not more than we have offered: a NIC, or a script, may hand over several segments as one.
+        self.segment_size = self.segment_size.max(len.min(context.mss));
         if let Some((start, end)) = self.ooo.overlap(seq, seq + len) {
             self.note_duplicate(start, end);
         }

@@ -14,7 +14,8 @@ use crate::tx_checksum::TxChecksum;
 /// How a UMEM is cut up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UmemConfig {
-    /// Bytes of a chunk: 2048 or 4096. On receive the kernel keeps 256 of them for XDP.
+    /// Bytes of a chunk: 2048 or 4096, of a port in memory also a larger power of two, up to 65536. On receive the kernel
+    /// keeps 256 of them for XDP.
     pub chunk_size: u32,
     /// Chunks for receiving: the first ones of the UMEM.
     pub rx_frames: u32,
@@ -51,9 +52,14 @@ impl UmemConfig {
     }
 
     pub(crate) fn check(&self) -> Result<(), XskError> {
-        let fault = if !matches!(self.chunk_size, 2048 | 4096) {
-            // Aligned mode: a power of two from 2048 to the page size.
-            format!("chunk_size {} must be 2048 or 4096", self.chunk_size)
+        let fault = if !self.chunk_size.is_power_of_two()
+            || !(2048..=65_536).contains(&self.chunk_size)
+        {
+            // The kernel wants less than that: see `XskConfig::check`. A descriptor's offset has 16 bits.
+            format!(
+                "chunk_size {} must be a power of two, 2048 to 65536",
+                self.chunk_size
+            )
         } else if self.headroom >= self.chunk_size {
             format!(
                 "headroom {} leaves no room in a chunk of {}",
@@ -205,6 +211,13 @@ impl XskConfig {
 
     /// Sizes that fit together, or what does not.
     pub(crate) fn check(&self) -> Result<(), XskError> {
+        if self.umem.chunk_size > 4096 {
+            // Aligned mode: not above the page size.
+            return Err(XskError::Config(format!(
+                "chunk_size {} must be 2048 or 4096",
+                self.umem.chunk_size
+            )));
+        }
         self.umem.check()?;
         let rings = &self.rings;
         for (name, size) in [

@@ -213,6 +213,7 @@ mod tests {
         frame[14] = 0x45;
         frame[23] = 6;
         frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        frame[34..38].copy_from_slice(&[0, 7, 0, 9]);
         post(&mut pair.b.core.port, &too_big(&frame));
         pair.turn();
         pair.turn();

@@ -43,6 +43,7 @@ impl<P: Payload> Connection<P> {
             push,
             rto: self.rtt.rto(&self.config),
             ack_delay: self.config.delayed_ack,
+            mss: self.config.mss.into(),
         }
     }
 
