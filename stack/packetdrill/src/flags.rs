@@ -48,8 +48,8 @@ const MTU: u16 = 1500;
 const MTU_V6: u16 = 1520;
 /// Smallest MTU that carries any segment with options (IPv6's least, RFC 8200 5, is larger; scripts use less).
 const LEAST_MTU: u16 = 256;
-/// Jumbo frames, and more.
-const MOST_MTU: u16 = 65_000;
+/// Jumbo frames, and more; what a frame of the machine holds.
+const MOST_MTU: u16 = 16_000;
 
 impl Flags {
     /// Reads the words.

@@ -25,10 +25,12 @@ const OUR_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const SCRIPT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 /// Octets of an Ethernet header without tag.
 const ETHERNET: usize = 14;
-/// Bytes of a frame. A script injects segments as long as IP allows, and each is to arrive as one.
-const CHUNK: u32 = 65_536;
-/// Frames of each direction: as many segments may wait to be read.
-const FRAMES: u32 = 2048;
+/// Bytes of a frame: jumbo frames fit. packetdrill locks all of its memory, so larger ones would be dear.
+const CHUNK: u32 = 16_384;
+/// Frames for receiving: as many segments may wait to be read.
+const RX_FRAMES: u32 = 2048;
+/// Frames for sending: as many segments may wait for their acknowledgment.
+const TX_FRAMES: u32 = 4096;
 /// Longest datagram that fits a frame, behind the link header and the room that is kept for XDP.
 const LONGEST: usize = CHUNK as usize - ETHERNET - 256;
 /// A shard that is still at work after this many turns in one moment of virtual time is caught in a loop.
@@ -82,8 +84,8 @@ impl Machine {
         let memory = MemoryConfig {
             umem: UmemConfig {
                 chunk_size: CHUNK,
-                rx_frames: FRAMES,
-                tx_frames: FRAMES,
+                rx_frames: RX_FRAMES,
+                tx_frames: TX_FRAMES,
                 // Few of them are ever touched.
                 populate: false,
                 ..MemoryConfig::default().umem
