@@ -271,3 +271,68 @@ fn routes(local: &[IpAddr], mtu: u16) -> StaticRoutes {
         mtu,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bywash_engine::wire::checksum::{pseudo_header, sum};
+
+    const LOCAL: [u8; 4] = [192, 0, 2, 1];
+    const PEER: [u8; 4] = [192, 0, 2, 2];
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+
+    /// A segment from a port of the peer to port 80.
+    fn segment(port: u16, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
+        let mut tcp = [port.to_be_bytes(), 80_u16.to_be_bytes()].concat();
+        tcp.extend(seq.to_be_bytes());
+        tcp.extend(ack.to_be_bytes());
+        tcp.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        let pseudo = pseudo_header(PEER.into(), LOCAL.into(), 6, tcp.len());
+        let checksum = pseudo.then(sum(&tcp)).finish();
+        tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
+        let mut ip = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0];
+        ip.extend(PEER.into_iter().chain(LOCAL));
+        let checksum = sum(&ip).finish();
+        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+        [ip, tcp].concat()
+    }
+
+    /// The whole handshake from a port, if the SYN is answered.
+    fn shake(machine: &mut Machine, port: u16) -> bool {
+        machine.inject(&segment(port, 100, 0, SYN)).unwrap();
+        let Some(answer) = machine.take_emitted() else {
+            return false;
+        };
+        let iss = u32::from_be_bytes(answer.datagram[24..28].try_into().unwrap());
+        machine.inject(&segment(port, 101, iss + 1, ACK)).unwrap();
+        true
+    }
+
+    #[test]
+    fn as_many_wait_for_accept_as_listen_said_and_one_more() {
+        let flags = Flags::parse("local=192.0.2.1,sysctls=off").unwrap();
+        let mut machine = Machine::new(&flags).unwrap();
+        let listener = machine.call(|sockets, cx| {
+            let fd = sockets
+                .socket_new(libc::AF_INET, libc::SOCK_STREAM, 0)
+                .unwrap();
+            sockets
+                .bind(fd, (std::net::Ipv4Addr::from(LOCAL), 80).into())
+                .unwrap();
+            sockets.listen(cx, fd, 1).unwrap();
+            fd
+        });
+        assert!(shake(&mut machine, 1001));
+        assert!(shake(&mut machine, 1002));
+        assert!(!shake(&mut machine, 1003), "two wait");
+        let accept = |machine: &mut Machine| {
+            machine.call(|sockets, cx| sockets.accept(cx, listener, 0).unwrap())
+        };
+        assert_eq!(accept(&mut machine).unwrap().1.port(), 1001);
+        assert!(shake(&mut machine, 1004));
+        machine.call(|sockets, cx| sockets.listen(cx, listener, 2).unwrap());
+        assert!(shake(&mut machine, 1005), "there is room for three now");
+        assert!(!shake(&mut machine, 1006));
+    }
+}

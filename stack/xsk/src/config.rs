@@ -357,6 +357,14 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_takes_no_chunk_above_a_page() {
+        let mut config = XskConfig::new("eth0", 0);
+        config.umem.chunk_size = 8192;
+        let fault = config.check().expect_err("it cannot work").to_string();
+        assert!(fault.contains("chunk_size 8192"), "{fault}");
+    }
+
+    #[test]
     fn the_defaults_fit_together() {
         XskConfig::new("eth0", 0).check().expect("defaults");
     }

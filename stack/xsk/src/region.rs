@@ -98,7 +98,11 @@ impl Region {
         config.check()?;
         let bytes = config.bytes();
         let memfd = sealed_memfd(bytes)?;
-        let populate = if config.populate { libc::MAP_POPULATE } else { 0 };
+        let populate = if config.populate {
+            libc::MAP_POPULATE
+        } else {
+            0
+        };
         // SAFETY: a new mapping at an address of the kernel's choice; the result is checked.
         let base = unsafe {
             libc::mmap(

@@ -369,10 +369,10 @@ fn umems_that_cannot_work_are_refused_by_name() {
     let bad = [
         (
             UmemConfig {
-                chunk_size: 8192,
+                chunk_size: 6144,
                 ..good.clone()
             },
-            "chunk_size 8192",
+            "chunk_size 6144",
         ),
         (
             UmemConfig {
