@@ -50,6 +50,11 @@ fn transmit(gate: &Gate, fd: c_int, bytes: &[u8], flags: c_int) -> Result<ssize_
         Err(_) if progress.done > 0 => progress.done,
         Err(error) => return Err(error),
     };
+    note_copied(gate, fd, done, flags)
+}
+
+/// The end of a write that took `done` bytes: `MSG_ZEROCOPY` is told that they were copied.
+fn note_copied(gate: &Gate, fd: c_int, done: usize, flags: c_int) -> Result<ssize_t, Errno> {
     if flags & libc::MSG_ZEROCOPY != 0 && done > 0 {
         gate.call(|machine| machine.call(|sockets, _| sockets.note_copied(fd)))?;
     }
@@ -307,21 +312,18 @@ fn fast_open(
     let Address::Ip(to) = to else {
         return Err(Errno::EAFNOSUPPORT);
     };
-    if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY) != 0 {
+    if flags & libc::MSG_OOB != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
     let taken = gate
         .call(|machine| machine.call(|sockets, cx| sockets.connect_with_data(cx, fd, to, bytes)))?;
     let flags = flags & !libc::MSG_FASTOPEN;
-    if taken == bytes.len() && taken > 0 {
-        return Ok(taken as ssize_t);
+    let may_wait = flags & libc::MSG_DONTWAIT == 0 && !is_nonblocking(gate, fd);
+    if taken > 0 && (taken == bytes.len() || !may_wait) {
+        return note_copied(gate, fd, taken, flags);
     }
-    if flags & libc::MSG_DONTWAIT != 0 || is_nonblocking(gate, fd) {
-        return if taken > 0 {
-            Ok(taken as ssize_t)
-        } else {
-            Err(Errno::EINPROGRESS)
-        };
+    if !may_wait {
+        return Err(Errno::EINPROGRESS);
     }
     await_handshake(gate, fd)?;
     transmit(gate, fd, &bytes[taken..], flags).map(|more| more + taken as ssize_t)
