@@ -30,7 +30,7 @@ check() {
 # package:program that it is there for. Libraries and headers are told by dpkg.
 programs=(
     bpftool:bpftool clang:clang ethtool:ethtool iperf3:iperf3 iproute2:ip iputils-ping:ping llvm:llvm-objdump m4:m4 make:make
-    netcat-openbsd:nc nftables:nft pkg-config:pkg-config procps:sysctl socat:socat tcpdump:tcpdump tshark:tshark jq:jq build-essential:cc
+    netcat-openbsd:nc nftables:nft pkg-config:pkg-config procps:sysctl socat:socat tcpdump:tcpdump tshark:tshark jq:jq valgrind:valgrind build-essential:cc
 )
 # liblwip-dev: lwIP, as a third TCP to talk to.
 libraries=(libclang-dev libelf-dev liblwip-dev zlib1g-dev)
@@ -105,6 +105,7 @@ check "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
 check "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 check "the committed XDP object is what its source compiles to" cargo run --locked --quiet -p bywash-xdp-compile -- --check
 check "tests" tests
+check "instructions of the hot paths, within 2 %" ./bench/instructions.sh --check
 check "fuzzing, a minute for each target" ./tests/fuzz/run.sh 60
 
 # cargo's lines read "test result: ok. 5 passed; 0 failed; 1 ignored; ...".

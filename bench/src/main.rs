@@ -212,11 +212,13 @@ fn measure(arguments: &Arguments) -> Result<ExitCode> {
     let mut suite = Suite::new(arguments.run.options()?);
     suite.require(&experiments)?;
     interrupt::install()?;
-    for experiment in experiments {
-        suite.run(experiment)?;
-    }
+    // An interruption loses the experiment that it came in, and no earlier one.
+    let done = experiments
+        .into_iter()
+        .try_for_each(|experiment| suite.run(experiment));
     print!("{}", table::terminal(&suite.results.rows));
     arguments.write_files(&suite)?;
+    done?;
     let failures = &suite.results.failures;
     if failures.is_empty() {
         return Ok(ExitCode::SUCCESS);

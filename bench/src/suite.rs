@@ -7,7 +7,8 @@ use bywash_xdp::Mode;
 use clap::ValueEnum;
 
 use crate::experiments::{
-    cpu, demux, floods, latency, mechanism, pools, scale, setup, stack, strangers, throughput, wan,
+    cpu, demux, floods, latency, mechanism, pools, scale, setup, stack, strangers, throughput, tune,
+    wan,
 };
 use crate::machine::Machine;
 use crate::netns::{self, Offloads, Testbed};
@@ -30,6 +31,8 @@ pub(crate) enum Experiment {
     Cpu,
     /// What 1 to 1,000,000 connections and 1 to 1022 rings cost by packet, and the memory of a connection.
     Scale,
+    /// One flow over veth set up in different ways: MTU, XDP mode, threaded NAPI, windows, a qdisc.
+    Tune,
     /// Goodput over an emulated path, by loss and round trip.
     Wan,
     /// Both ends on one core over the in-memory wire, no kernel: Bywash and smoltcp. Needs no root.
@@ -116,6 +119,7 @@ impl Suite {
             Experiment::Demux => demux::run(self),
             Experiment::Cpu => cpu::run(self),
             Experiment::Wan => wan::run(self),
+            Experiment::Tune => tune::run(self),
             Experiment::Scale => scale::run(self),
             Experiment::Stack => stack::run(self),
             Experiment::Pools => {

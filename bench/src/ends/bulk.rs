@@ -51,6 +51,8 @@ pub(crate) struct Bulk {
     pub(crate) rate: Option<u64>,
     /// To how many bytes our buffers may grow; the kernel's do by themselves.
     pub(crate) window: Option<usize>,
+    /// Our receive buffer in bytes, if not the default.
+    pub(crate) receive_buffer: Option<usize>,
     /// Native or generic XDP.
     pub(crate) xdp: Mode,
     /// How long to measure.
@@ -67,6 +69,7 @@ impl Bulk {
             control: Some("cubic"),
             rate: None,
             window: None,
+            receive_buffer: None,
             xdp,
             duration,
         }
@@ -257,6 +260,7 @@ fn options(bulk: &Bulk) -> ConnOptions {
         mss: bulk.mss,
         congestion,
         max_pacing_rate: bulk.rate,
+        receive_buffer: bulk.receive_buffer,
         receive_buffer_max: bulk.window,
         send_buffer: bulk.window,
         ..ConnOptions::default()

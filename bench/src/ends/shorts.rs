@@ -316,7 +316,7 @@ fn our_server(
     run_engine(our_config(end, shorts), make, ready, stop)?;
     match failed.load(Ordering::Relaxed) {
         0 => Ok(()),
-        failed => bail!("our server could not listen or answer {failed} times"),
+        _ => bail!("our server could not listen on port {PORT}"),
     }
 }
 
@@ -334,13 +334,9 @@ impl Service for Server {
             }
             Event::Readable { conn } => {
                 while let Ok(Recv::Data(frame)) = cx.recv(conn) {
-                    // An error: the client has gone, as it does at the end of the run.
-                    if cx
-                        .send(conn, frame.bytes())
-                        .is_ok_and(|sent| sent < frame.len())
-                    {
-                        self.failed.fetch_add(1, Ordering::Relaxed);
-                    }
+                    // A client that has gone, as it does at the end of the run, needs no answer; one that has not, and gets none,
+                    // says so.
+                    let _ = cx.send(conn, frame.bytes());
                 }
                 // The client may be gone already.
                 let _ = cx.close(conn);

@@ -27,6 +27,7 @@ pub(crate) mod setup;
 pub(crate) mod stack;
 pub(crate) mod strangers;
 pub(crate) mod throughput;
+pub(crate) mod tune;
 pub(crate) mod wan;
 
 /// Who sends to whom.

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 // linux/bpf.h
 const MAP_CREATE: i32 = 0;
@@ -75,13 +74,7 @@ impl Steering {
             .word(8, 4)
             .word(12, QUEUES);
         let map = descriptor(MAP_CREATE, attributes).context("creating an XSKMAP: run as root")?;
-        let socket = socket(
-            AddressFamily::from_i32(libc::AF_XDP).context("AF_XDP")?,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )
-        .context("no AF_XDP socket")?;
+        let socket = socket()?;
         let (key, value) = (0_u32, socket.as_raw_fd());
         let attributes = Attributes::new()
             .word(0, map.as_raw_fd().cast_unsigned())
@@ -125,6 +118,15 @@ impl Steering {
         );
         Ok(Duration::from_nanos(nanoseconds.into()))
     }
+}
+
+/// An AF_XDP socket, which nix has no name for; bound to nothing.
+fn socket() -> Result<OwnedFd> {
+    // SAFETY: the call takes no pointers.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    let fd = Errno::result(fd).context("no AF_XDP socket")?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn descriptor(command: i32, mut attributes: Attributes) -> Result<OwnedFd> {

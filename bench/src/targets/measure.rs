@@ -11,7 +11,7 @@ use crate::ends::exchange::{Exchange, Load};
 use crate::ends::{KERNEL, US, Wait, Who};
 use crate::experiments::ceiling::{self, RAW};
 use crate::experiments::latency::base;
-use crate::experiments::{bulk_case, exchange_case, scale, setup, stack};
+use crate::experiments::{bulk_case, exchange_case, scale, setup, stack, tune};
 use crate::netns::{self, Offloads, Testbed};
 use crate::raw::Touch;
 use crate::row::Params;
@@ -353,6 +353,13 @@ pub(super) fn everything(suite: &mut Suite, quick: bool) -> Result<()> {
         echo(Who::Kernel, true),
         echo(Who::Us, false),
         echo(Who::Kernel, false),
+    ])?;
+    let [default, tuned] = [tune::DEFAULT, tune::TUNED]
+        .map(|configuration| tune::bed(&configuration).map(|bed| (configuration, bed)));
+    let (default, tuned) = (default?, tuned?);
+    suite.add(vec![
+        tune::case(&default.1, &default.0, [Who::Us; 2]),
+        tune::case(&tuned.1, &tuned.0, [Who::Us; 2]),
     ])?;
     suite.add(
         [Who::Us, Who::Kernel]

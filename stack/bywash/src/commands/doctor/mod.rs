@@ -53,6 +53,8 @@ struct Finding {
 struct Findings {
     list: Vec<Finding>,
     changes: Vec<Change>,
+    /// What `--tune` offers and `--apply` leaves alone: it takes more than this device.
+    offers: Vec<String>,
 }
 
 impl Findings {
@@ -146,7 +148,10 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<(), Failure> {
             writeln!(out)?;
             return Ok(());
         }
-        (true, Some(_)) => return Ok(tune::print(&findings.changes, &mut out)?),
+        (true, Some(_)) => {
+            tune::print(&findings.changes, &mut out)?;
+            return Ok(tune::offer(&findings.offers, &mut out)?);
+        }
         (false, _) => {}
     }
     if args.json {

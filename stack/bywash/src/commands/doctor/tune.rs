@@ -238,6 +238,14 @@ pub(super) fn print(changes: &[Change], out: &mut impl Write) -> io::Result<()> 
     Ok(())
 }
 
+/// Shows what could be done besides, by hand.
+pub(super) fn offer(offers: &[String], out: &mut impl Write) -> io::Result<()> {
+    for offer in offers {
+        writeln!(out, "# {offer}")?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
