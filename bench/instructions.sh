@@ -27,21 +27,18 @@ done
 
 file=bench/instructions.txt
 rustc=$(rustc --version)
-# As often as TIMES in paths.rs.
-times=1000
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 cargo build --locked --release --quiet -p bywash-bench-stack --bin paths
 program=${CARGO_TARGET_DIR:-target}/release/paths
-valgrind --quiet --tool=callgrind --callgrind-out-file="$scratch/out" "$program" >"$scratch/said" 2>&1 || {
-    cat "$scratch/said" >&2
-    exit 1
-}
+# Says how often it ran each path.
+valgrind --quiet --tool=callgrind --callgrind-out-file="$scratch/out" "$program" >"$scratch/calls"
 # Lines read "123,456 (12.3%)  file:paths::path_decode [program]"; inclusive counts.
-callgrind_annotate --inclusive=yes --threshold=100 "$scratch/out" |
+callgrind_annotate --inclusive=yes --threshold=100 "$scratch/out" 2>"$scratch/warnings" |
     sed -n 's/^ *\([0-9,]*\) .*paths::path_\([a-z_]*\).*/\2 \1/p' | tr -d ',' |
-    awk -v times=$times '!($1 in seen) { seen[$1] = 1; printf "%s %.1f\n", $1, $2 / times }' | LC_ALL=C sort >"$scratch/counts"
+    awk 'NR == FNR { calls[$1] = $2; next } !($1 in seen) { seen[$1] = 1; printf "%s %.1f\n", $1, $2 / calls[$1] }' "$scratch/calls" - |
+    LC_ALL=C sort >"$scratch/counts"
 
 paths=$(sed -n 's/^fn path_\([a-z_]*\)(.*/\1/p' bench/stack/src/bin/paths.rs | LC_ALL=C sort)
 if [[ $(cut -d' ' -f1 "$scratch/counts") != "$paths" ]]; then
@@ -51,7 +48,7 @@ fi
 
 if [[ $mode == --write ]]; then
     {
-        echo "# Instructions of a thousand runs of each hot path, divided by a thousand; ./bench/instructions.sh --write"
+        echo "# Instructions of one run of each hot path, mean of a thousand and more; ./bench/instructions.sh --write"
         echo "# $rustc"
         cat "$scratch/counts"
     } >"$file"

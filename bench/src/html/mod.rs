@@ -145,31 +145,39 @@ fn ours(text: &mut String, name: &str, rows: &[&Row]) {
         ),
         _ => return,
     };
-    let mut columns: Vec<String> = Vec::new();
-    let mut lines: Vec<(String, Vec<(usize, String)>)> = Vec::new();
-    for row in rows
+    let column = |row: &Row| {
+        let value = row.params.get(axis).cloned();
+        value.unwrap_or_else(|| "full speed".to_owned())
+    };
+    let mine: Vec<&&Row> = rows
         .iter()
         .filter(|row| row.metric == metric && wanted(row))
-    {
-        let column = row
-            .params
-            .get(axis)
-            .cloned()
-            .unwrap_or_else(|| "full speed".to_owned());
+        .collect();
+    let mut columns: Vec<String> = Vec::new();
+    for row in &mine {
+        if !columns.contains(&column(row)) {
+            columns.push(column(row));
+        }
+    }
+    // Numbers by size, behind what is none.
+    columns.sort_by(|one, other| {
+        let [one, other] = [one, other].map(|text| plots::number(text).unwrap_or(-1.0));
+        one.total_cmp(&other)
+    });
+    let mut lines: Vec<(String, Vec<(usize, String)>)> = Vec::new();
+    for row in mine {
         let at = columns
             .iter()
-            .position(|known| *known == column)
-            .unwrap_or_else(|| {
-                columns.push(column);
-                columns.len() - 1
-            });
+            .position(|known| *known == column(row))
+            .unwrap_or_default();
         let who = format!("{} → {}", row.subject, row.peer);
         let apart = row
             .params
             .iter()
             .filter(|(param, _)| param.as_str() != axis && APART.contains(&param.as_str()));
         let who = apart.fold(who, |who, (param, value)| format!("{who}, {param} {value}"));
-        let cell = (at, format!("{:.2}", row.median));
+        let digits = if row.median < 0.1 { 4 } else { 2 };
+        let cell = (at, format!("{:.digits$}", row.median));
         match lines.iter_mut().find(|(known, _)| *known == who) {
             Some((_, cells)) => cells.push(cell),
             None => lines.push((who, vec![cell])),

@@ -224,7 +224,7 @@ fn name(row: &Row, x: &str, metric: &str) -> String {
 }
 
 /// `64`, `64 B`, `16 KiB`, `0.1 ms`.
-fn number(text: &str) -> Option<f64> {
+pub(super) fn number(text: &str) -> Option<f64> {
     let (value, unit) = text.split_once(' ').unwrap_or((text, ""));
     let scale = match unit {
         "KiB" => 1024.0,
