@@ -7,8 +7,8 @@ use bywash_xdp::Mode;
 use clap::ValueEnum;
 
 use crate::experiments::{
-    cpu, demux, floods, latency, mechanism, pools, scale, setup, stack, strangers, throughput, tune,
-    wan,
+    cpu, demux, floods, latency, mechanism, pools, scale, setup, stack, strangers, throughput,
+    tune, wan,
 };
 use crate::machine::Machine;
 use crate::netns::{self, Offloads, Testbed};
