@@ -218,13 +218,18 @@ impl<P: Payload> SendQueue<P> {
         self.records[index].burst_end = several;
     }
 
-    /// Whether the record, which is sent again, ended a burst and follows now on another one of the same burst.
+    /// Whether the record, which is sent again, follows now on another one of the same burst, and nothing more of the burst
+    /// does.
     pub(crate) fn resends_burst_end(&self, index: usize, now: Instant) -> bool {
-        let before = index.checked_sub(1).map(|index| &self.records[index]);
-        self.records[index].burst_end
-            && before.is_some_and(|before| {
-                before.resent && before.sent_at == now && !before.burst_end && !before.push
-            })
+        let Some(before) = index.checked_sub(1).map(|before| &self.records[before]) else {
+            return false;
+        };
+        let more = index + 1 < self.sent && self.records[index + 1].awaits_resending();
+        (self.records[index].burst_end || !more)
+            && before.resent
+            && before.sent_at == now
+            && !before.burst_end
+            && !before.push
     }
 
     /// `n` bytes were appended to the unsent tail.
