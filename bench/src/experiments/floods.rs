@@ -115,41 +115,42 @@ impl Server {
         Self::Bywash { process }
     }
 
-    /// What it holds now: memory in bytes, frames that are neither free nor the kernel's, half-open connections.
-    fn holds(&self) -> Result<Holds> {
+    /// Bytes: the process's in memory, or in the kernel's caches for TCP. Asked before [`Server::holds`], whose answer takes some
+    /// KiB for each connection.
+    fn memory(&self) -> Result<f64> {
         match self {
-            Self::Kernel { .. } => Ok(Holds {
-                memory: slabs()?,
-                ..Holds::default()
-            }),
-            Self::Bywash { process } => {
-                let shown = Command::new(binary()).args(["ss", "--json"]).output()?;
-                let reports: Value = serde_json::from_slice(&shown.stdout)?;
-                let own = reports.as_array().and_then(|all| {
-                    let own = |one: &&Value| one["pid"] == process.pid();
-                    all.iter().find(own)
-                });
-                let report = own.context("ss does not show the engine")?;
-                Ok(Holds::of(report, process.memory()))
-            }
+            Self::Kernel { .. } => slabs(),
+            Self::Bywash { process } => Ok(process.memory()),
         }
+        .map(|bytes| bytes as f64)
+    }
+
+    /// What an engine says of itself; nothing of the kernel.
+    fn holds(&self) -> Result<Holds> {
+        let Self::Bywash { process } = self else {
+            return Ok(Holds::default());
+        };
+        let shown = Command::new(binary()).args(["ss", "--json"]).output()?;
+        let reports: Value = serde_json::from_slice(&shown.stdout)?;
+        let own = reports.as_array().and_then(|all| {
+            let own = |one: &&Value| one["pid"] == process.pid();
+            all.iter().find(own)
+        });
+        Ok(Holds::of(own.context("ss does not show the engine")?))
     }
 }
 
+/// Frames that are neither free nor the kernel's, half-open connections, and what was counted.
 #[derive(Clone, Debug, Default)]
 struct Holds {
-    memory: u64,
     frames: u64,
     half_open: u64,
     counters: BTreeMap<String, u64>,
 }
 
 impl Holds {
-    fn of(report: &Value, memory: u64) -> Self {
-        let mut holds = Self {
-            memory,
-            ..Self::default()
-        };
+    fn of(report: &Value) -> Self {
+        let mut holds = Self::default();
         let mut add = |counters: &Value| {
             for (name, count) in counters.as_object().into_iter().flatten() {
                 *holds.counters.entry(name.clone()).or_default() += count.as_u64().unwrap_or(0);
@@ -230,21 +231,22 @@ fn run(bed: &Testbed, subject: Subject, flood: Flood, duration: Duration) -> Res
     let frames = flood.frames(&target, 1, FRAMES);
     let before = Phase::measure(&flows, duration);
     let calm = server.holds()?;
+    let at_first = server.memory()?;
     let flooding = Flooding::start(&peer, frames);
     thread::sleep(SETTLE);
     let (cores, [offered, taken]) = (Sample::now()?, flooding.frames());
-    let early = server.holds()?;
+    let early = server.memory()?;
     let start = Instant::now();
     let under = Phase::measure(&flows, duration);
     let cores = cores.until(&Sample::now()?);
     let (elapsed, now) = (start.elapsed().as_secs_f64(), flooding.frames());
+    let at_last = server.memory()?;
     let late = server.holds()?;
     flooding.end();
     let after = Phase::measure(&flows, duration);
     flows.end().context("a flow was harmed")?;
     tell(&calm, &late);
     let rate = |count: u64| count as f64 / elapsed * 1e-3;
-    let grown = |from: &Holds| (late.memory as f64 - from.memory as f64) / 1024.0;
     let mut readings = vec![
         ("goodput before", "Mbit/s", before.goodput()),
         ("goodput under it", "Mbit/s", under.goodput()),
@@ -256,12 +258,12 @@ fn run(bed: &Testbed, subject: Subject, flood: Flood, duration: Duration) -> Res
         ),
         ("flood offered", "kpps", rate(now[0] - offered)),
         ("flood taken", "kpps", rate(now[1] - taken)),
+        ("memory at first", "KiB more", (early - at_first) / 1024.0),
         (
-            "memory at first",
+            "memory while it goes on",
             "KiB more",
-            (early.memory as f64 - calm.memory as f64) / 1024.0,
+            (at_last - early) / 1024.0,
         ),
-        ("memory while it goes on", "KiB more", grown(&early)),
         ("frames in use before", "", calm.frames as f64),
         ("frames in use under it", "", late.frames as f64),
         ("half-open", "", late.half_open as f64),
