@@ -36,8 +36,11 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/bywash/vm
 scratch=$(mktemp -d)
 machine=''
 leave() {
-    # The emulator is ours alone to end: it must not outlive a Ctrl-C.
-    [[ -z $machine ]] || kill -KILL "$machine" 2>/dev/null || true
+    # The emulator must not outlive a Ctrl-C. What has its number is `timeout`, which passes TERM on and KILL after it.
+    if [[ -n $machine ]]; then
+        kill -TERM "$machine" 2>/dev/null || true
+        wait "$machine" 2>/dev/null || true
+    fi
     if ((keep)); then
         echo "kept: $scratch"
     else
@@ -88,7 +91,7 @@ flock -u 9
 
 # glibc, linked statically: no other target than the machine's own is needed.
 target=x86_64-unknown-linux-gnu
-RUSTFLAGS='-C target-feature=+crt-static -C strip=debuginfo' cargo build --locked --quiet --target $target -p bywash-vm -p bywash
+CARGO_INCREMENTAL=0 RUSTFLAGS='-C target-feature=+crt-static -C strip=debuginfo' cargo build --locked --quiet --target $target -p bywash-vm -p bywash
 built=${CARGO_TARGET_DIR:-target}/$target/debug
 
 # boot NAME KERNEL-FOLDER DEVICE IOMMU RUN: the console's lines of interest, and 0 if the guest came to its end without a failure.

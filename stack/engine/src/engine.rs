@@ -143,10 +143,7 @@ impl<S: Service + Send + 'static> Engine<S> {
         let (release, released) = bounded::<()>(0);
         let checksum = checksum_policy(&config, &device);
         let mut engine = Self {
-            description: EngineDescription {
-                chunk_size: chunk_size(&config, &device),
-                ..describe(&device, &demux, &cores, checksum)
-            },
+            description: describe(&config, &device, &demux, &cores, checksum),
             shared,
             directory,
             threads: Vec::new(),
@@ -165,10 +162,7 @@ impl<S: Service + Send + 'static> Engine<S> {
         let clock = MonotonicClock::new();
         for (index, core) in (0..config.shards).zip(cores) {
             let seed = ShardSeed {
-                zero_copy_hint: zero_copy::hint(
-                    device.driver.as_deref(),
-                    engine.description.xdp_mode == GENERIC,
-                ),
+                zero_copy_hint: zero_copy_hint(&engine.description),
                 xsk: xsk_config(&config, &device, index),
                 shard: shard_config(&config, &device, checksum, index),
                 core,
@@ -224,8 +218,7 @@ impl<S: Service + Send + 'static> Engine<S> {
             );
         }
         if let Some(said) = modes.zero_copy_refusal {
-            let generic = self.description.xdp_mode == GENERIC;
-            let hint = zero_copy::hint(self.description.driver.as_deref(), generic);
+            let hint = zero_copy_hint(&self.description);
             tracing::info!(
                 device,
                 said,
@@ -501,6 +494,7 @@ fn marks_rings(pools: &[PoolClass]) -> bool {
 
 /// What is known before the sockets are open; they tell the rest.
 fn describe(
+    config: &EngineConfig,
     device: &Device,
     demux: &Demux,
     cores: &[usize],
@@ -513,7 +507,7 @@ fn describe(
         driver: device.driver.clone(),
         bind_mode: Mode::Copy,
         zero_copy_refusal: None,
-        chunk_size: CHUNK_SMALL,
+        chunk_size: chunk_size(config, device),
         xdp_mode: demux.mode().name(),
         native_refusal: native_refusal(device, demux),
         busy_poll: BusyPoll::Off,
@@ -522,6 +516,12 @@ fn describe(
         mtu: device.mtu,
         checksum,
     }
+}
+
+/// What most likely stands in the way where zero copy is refused.
+fn zero_copy_hint(description: &EngineDescription) -> String {
+    let generic = description.xdp_mode == GENERIC;
+    zero_copy::hint(description.driver.as_deref(), generic)
 }
 
 /// One shard's part of the configuration.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bywash::seams::xsk::{BindMode, Mode};
 use bywash::{EngineConfig, XdpMode};
+use bywash_engine::host::QueueSteering;
 
 use crate::engine::{ECHO, Running, bywash, ss, strict};
 use crate::mirror::Manner;
@@ -86,12 +87,23 @@ fn works(guest: &Guest, config: EngineConfig, expected: Mode) -> Outcome<String>
     Ok(format!("{xdp} XDP, {text}"))
 }
 
-/// One queue: the other ones' traffic is led to it.
-fn igb_config(guest: &Guest, config: EngineConfig) -> EngineConfig {
-    EngineConfig {
-        device: guest.host.device.to_owned(),
+/// One shard on a device that may have several queues: their traffic is led to the first.
+fn one_queue(guest: &Guest, config: EngineConfig) -> Outcome<EngineConfig> {
+    let folder = format!("/sys/class/net/{}/queues", guest.host.device);
+    let queues = guest
+        .host
+        .run(move || std::fs::read_dir(folder))?
+        .map_err(|error| format!("the queues: {error}"))?
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-"))
+        .count();
+    Ok(EngineConfig {
+        queue_steering: match queues {
+            1 => QueueSteering::None,
+            _ => QueueSteering::Rss,
+        },
         ..config
-    }
+    })
 }
 
 /// The emulated 82576.
@@ -99,7 +111,7 @@ pub(crate) fn igb(guest: &mut Guest) {
     guest.case("igb-chunks", |guest| {
         let config = EngineConfig {
             chunk_size: Some(2048),
-            ..igb_config(guest, strict(&guest.host))
+            ..one_queue(guest, strict(&guest.host))?
         };
         match Running::start(&guest.host, config, ECHO) {
             Err(told) if told.contains("needs 4096") => Ok(told),
@@ -110,7 +122,7 @@ pub(crate) fn igb(guest: &mut Guest) {
         }
     });
     guest.case("igb-zero-copy", |guest| {
-        let config = igb_config(guest, strict(&guest.host));
+        let config = one_queue(guest, strict(&guest.host))?;
         works(guest, config, Mode::ZeroCopy)
     });
     table(guest);
@@ -133,7 +145,7 @@ fn row(guest: &Guest, name: &str, mode: BindMode, xdp: XdpMode) -> Outcome<Strin
     let config = EngineConfig {
         mode,
         xdp,
-        ..EngineConfig::new(host.device)
+        ..one_queue(guest, EngineConfig::new(host.device))?
     };
     let manner = Manner {
         echo: false,
