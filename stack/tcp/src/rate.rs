@@ -11,6 +11,7 @@
 //! look faster than it is. A sample of a flight that the application, and not the window, ended, says only how much the
 //! application had: it is marked.
 
+use crate::rtt::RTT_MAX;
 use crate::snapshot::code;
 use crate::time::{Duration, Instant};
 
@@ -205,12 +206,14 @@ impl DeliveryRate {
         sample.lost = self.lost.wrapping_sub(stamp.lost);
         sample.flight_at_send = stamp.flight;
         sample.app_limited = stamp.app_limited;
-        sample.rtt = once.then(|| now.since(sent_at));
+        let rtt = now.since(sent_at);
+        sample.rtt = once.then_some(rtt).filter(|rtt| *rtt <= RTT_MAX);
         let send = sent_at.since(stamp.first_sent_at);
         let ack = now.since(stamp.delivered_at);
         let interval = send.max(ack);
         // A sample over less than a round trip is one of a retransmission whose first transmission was acknowledged.
-        if interval < min_rtt {
+        // Nor is one over a leap of the clock.
+        if interval < min_rtt || rtt > RTT_MAX {
             return sample;
         }
         sample.interval = interval;

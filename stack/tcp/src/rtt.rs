@@ -15,6 +15,10 @@ use crate::time::{Duration, Instant};
 /// How long a smallest round-trip time is believed, in seconds: the path may have changed (as Linux's `tcp_min_rtt_wlen`).
 const MIN_LIFETIME_SECS: u32 = 300;
 
+/// The longest round-trip time that is believed, the largest time-out by default (`Config::rto_max`): a longer one says that our
+/// own clock has leapt, or that we slept, and would hold up pacing, the reordering timer and time-outs for as long again.
+pub(crate) const RTT_MAX: Duration = Duration::from_secs(120);
+
 /// A round-trip time, and when it was measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RttSample {

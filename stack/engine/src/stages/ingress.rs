@@ -161,6 +161,8 @@ impl<P: Port> Core<P> {
             None if !self.may_hold_frames() => Some(DropReason::NoReceiveCredit),
             reason => reason,
         };
+        // Free frames that the fill ring has not asked for.
+        let spare = arrival.refused.is_none() && self.port.umem().rx_free() > 0;
         let Some(conn) = self.conns.by_index(index) else {
             debug_assert!(false, "the flow table names connections that exist");
             return;
@@ -181,7 +183,7 @@ impl<P: Port> Core<P> {
             }
         }
         // One frame more than the limit for each connection with a gap, or the limit would never be left again.
-        let refused = refused.filter(|_| !conn.tcp.fills_gap(&decoded.segment));
+        let refused = refused.filter(|_| !conn.tcp.fills_gap(&decoded.segment, spare));
         if let Some(reason) = refused.filter(|_| arrival.refused_whole) {
             return self.count_drop(reason);
         }

@@ -239,9 +239,11 @@ impl<P: Payload> Connection<P> {
     }
 
     /// Whether `segment` is what data held out of order waits for, while there is nothing else to read. An owner who has no
-    /// room takes it all the same: refusing it would keep the room taken for ever.
-    pub fn fills_gap(&self, segment: &Segment) -> bool {
-        self.follows_on(segment) && !self.rcv.ooo.is_empty() && !self.rcv.is_unread()
+    /// room takes it all the same: refusing it would keep the room taken for ever. `spare`: the room is for others, and they do
+    /// not need it now; then also if there is something to read, so that a burst is not refused but for its first segment.
+    pub fn fills_gap(&self, segment: &Segment, spare: bool) -> bool {
+        let first = spare || !self.rcv.is_unread();
+        first && self.follows_on(segment) && !self.rcv.ooo.is_empty()
     }
 
     /// Whether `segment` is a SYN that may open a new incarnation of this connection, which is in TIME-WAIT: the owner then

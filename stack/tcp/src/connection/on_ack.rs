@@ -12,7 +12,7 @@ use bywash_wire::Segment;
 use super::Connection;
 use crate::loss::AckContext;
 use crate::payload::Payload;
-use crate::rtt::RttSample;
+use crate::rtt::{RTT_MAX, RttSample};
 use crate::snd::{Acked, Arrival};
 use crate::state::Input;
 use crate::time::{Duration, Instant};
@@ -111,7 +111,8 @@ impl<P: Payload> Connection<P> {
         let advanced = acked.seq_len > 0;
         let rtt = acked
             .rtt
-            .or_else(|| self.echoed_rtt(&arrival).filter(|_| advanced));
+            .or_else(|| self.echoed_rtt(&arrival).filter(|_| advanced))
+            .filter(|rtt| *rtt <= RTT_MAX);
         if let Some(rtt) = rtt {
             let sample = RttSample {
                 now,

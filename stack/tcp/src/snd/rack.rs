@@ -7,6 +7,7 @@ use bywash_wire::SeqNumber;
 
 use super::{Arrival, Record, SendQueue};
 use crate::payload::Payload;
+use crate::rtt::RTT_MAX;
 use crate::snapshot::code;
 use crate::time::{Duration, Instant};
 
@@ -38,7 +39,9 @@ impl Rack {
         if record.transmissions > 1 && (older || rtt < arrival.min_rtt) {
             return;
         }
-        self.rtt = rtt.max(Duration::from_nanos(1));
+        if rtt <= RTT_MAX {
+            self.rtt = rtt.max(Duration::from_nanos(1));
+        }
         if sent_after(record.sent_at, record.end(), self.sent_at, self.end) {
             self.sent_at = record.sent_at;
             self.end = record.end();

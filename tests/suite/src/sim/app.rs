@@ -152,6 +152,21 @@ impl App {
             let text = format!("accepted a connection from {peer}, which nobody has opened");
             return self.book.borrow_mut().fail(text);
         };
+        // A SYN cookie lets the peer's retransmission open what the application has broken already (RFC 4987 3.6).
+        let over = {
+            let mut book = self.book.borrow_mut();
+            let end = &book.entry(number).ends[1];
+            let over = end.closed.is_some() || end.aborted;
+            over.then(|| book.cookies[self.host])
+        };
+        match over {
+            Some(true) => return cx.abort(conn).expect("just accepted"),
+            Some(false) => {
+                let text = format!("accepted connection {number} a second time");
+                return self.book.borrow_mut().fail(text);
+            }
+            None => {}
+        }
         self.adopt(number, conn, 1);
         self.opened(cx, number, 1);
     }
@@ -270,10 +285,16 @@ impl App {
             }
         }
         let end = &mut book.entry(number).ends[side];
-        if end.written < plan.total() {
+        // Behind the peer's end no gate opens any more, nor comes what an ending waits for.
+        let in_vain = end.saw_end && (end.written < plan.total() || plan.breaks());
+        if end.written < plan.total() && !in_vain {
             return;
         }
         match plan.ending {
+            _ if in_vain => {
+                end.shut = true;
+                cx.shutdown(live.conn).expect("it lives");
+            }
             Ending::Shutdown => {
                 end.shut = true;
                 cx.shutdown(live.conn).expect("it lives");

@@ -213,13 +213,15 @@ impl Book {
         let addresses = self.addresses(number);
         let is_seen = addresses.is_some_and(|(a, b)| self.number(a, b) == Some(number));
         let was_reset = !is_seen || self.resets.contains(&(number, side));
+        // A TIME-WAIT cut short by a leap of the clock leaves nobody to acknowledge a FIN that comes again; what was received
+        // and not read goes with the reset.
+        let cut_short = self.leapt && own.shut && peer.closed == Some(CloseReason::Finished);
         let silent_for = now - own.heard_at;
         let right = match reason {
             CloseReason::Finished => complete || own.left || excused,
             CloseReason::Aborted => own.aborted || own.left,
             CloseReason::Refused => was_reset && (entry.plan.nobody || excused),
-            // A TIME-WAIT cut short by a leap of the clock leaves nobody to acknowledge a FIN that comes again.
-            CloseReason::Reset => was_reset && (excused || (self.leapt && complete)),
+            CloseReason::Reset => was_reset && (excused || cut_short),
             CloseReason::Unreachable => false,
             CloseReason::TimedOut => self.leapt || may_give_up(silent_for),
         };
@@ -229,6 +231,9 @@ impl Book {
                 silent_for / MS
             );
             self.fail(text);
+        }
+        if reason == CloseReason::Reset && cut_short && !complete {
+            self.excuse(number, "TIME-WAIT was cut short");
         }
         if reason == CloseReason::TimedOut {
             self.excuse(number, "it timed out");

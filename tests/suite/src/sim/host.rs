@@ -84,6 +84,8 @@ impl Routes for HostRoutes {
 /// The demultiplexer: what the XDP program does, for the ports of this host.
 #[derive(Default)]
 pub struct Demux {
+    /// The host's own addresses.
+    addresses: Vec<IpAddr>,
     listening: BTreeSet<u16>,
     /// Ports that were listened on and whose connections live on.
     held: BTreeSet<u16>,
@@ -124,7 +126,7 @@ impl Demux {
             let ring = if *owner == queue { *ring } else { 0 };
             return Verdict::Ring(queue, ring);
         }
-        if is_syn && self.listening.contains(&ports.local_port) {
+        if is_syn && self.is_ours(&ports) && self.listening.contains(&ports.local_port) {
             return Verdict::Ring(queue, 1);
         }
         if self.is_ours(&ports) {
@@ -136,12 +138,9 @@ impl Demux {
 
     fn is_ours(&self, ports: &Ports) -> bool {
         let port = ports.local_port;
-        self.listening.contains(&port)
-            || self.held.contains(&port)
-            || self
-                .local
-                .as_ref()
-                .is_some_and(|local| local.contains(&port))
+        let local = || self.local.as_ref().is_some_and(|all| all.contains(&port));
+        let port = self.listening.contains(&port) || self.held.contains(&port) || local();
+        port && self.addresses.contains(&ports.local)
     }
 
     fn queue(&self, ports: &Ports) -> usize {
@@ -227,6 +226,7 @@ impl Host {
         let shape = &scenario.hosts[self.index];
         self.set_clock(now);
         *self.demux.borrow_mut() = Demux {
+            addresses: addresses(self.index).into(),
             queues: shape.queues,
             salt: dice.next_u64(),
             ..Demux::default()

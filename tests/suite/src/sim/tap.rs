@@ -70,6 +70,8 @@ pub struct Tap {
     mtu: [u16; 2],
     /// How much later than it should a host may act, for faults of its own.
     slack: [u64; 2],
+    /// How much later than posted a frame of the host may leave: its device may be deaf to kicks.
+    deaf: [u64; 2],
     /// Bytes of payload seen, each time that they were sent.
     pub carried: u64,
 }
@@ -80,7 +82,7 @@ fn key(a: SocketAddr, b: SocketAddr) -> ((SocketAddr, SocketAddr), usize) {
 
 impl Tap {
     /// A watcher of hosts with these MTUs.
-    pub fn new(book: SharedBook, mtu: [u16; 2], slack: [u64; 2]) -> Self {
+    pub fn new(book: SharedBook, mtu: [u16; 2], slack: [u64; 2], deaf: [u64; 2]) -> Self {
         Self {
             book,
             flows: HashMap::new(),
@@ -88,6 +90,7 @@ impl Tap {
             fresh: Default::default(),
             mtu,
             slack,
+            deaf,
             carried: 0,
         }
     }
@@ -121,12 +124,12 @@ impl Tap {
         let mut flow = self.flows.remove(&key).unwrap_or_default();
         let segment = &decoded.segment;
         if segment.flags.contains(Flags::RST) {
-            self.on_reset_sent(from, to);
+            self.on_reset_sent(host, from, to);
         } else if segment.flags.contains(Flags::SYN) {
             let known = self.book.borrow().number_either(from, to);
             let twice = on_syn_sent(&mut flow, me, &decoded);
             if let Some((number, _)) = known.filter(|_| twice) {
-                flow.ambiguous = self.book.borrow_mut().excuse_cookie(number);
+                flow.ambiguous |= self.book.borrow_mut().excuse_cookie(number);
             }
         } else if flow.ambiguous {
             // Not to be judged.
@@ -146,7 +149,7 @@ impl Tap {
     }
 
     /// RST only with a reason: the application broke the connection, or there is none.
-    fn on_reset_sent(&mut self, from: SocketAddr, to: SocketAddr) {
+    fn on_reset_sent(&mut self, host: usize, from: SocketAddr, to: SocketAddr) {
         let mut book = self.book.borrow_mut();
         let Some((number, side)) = book.number_either(from, to) else {
             return;
@@ -155,7 +158,9 @@ impl Tap {
         let entry = book.entry(number);
         let end = &entry.ends[side];
         // In the turn in which it opens it may still answer what came before, as RFC 9293 3.10.7.3 demands.
-        let lives = end.open && end.closed.is_none() && end.opened_at < book_now;
+        // So may what a kick without effect left in the TX ring then.
+        let before = end.opened_at + self.deaf[host];
+        let lives = end.open && end.closed.is_none() && before < book_now;
         let excused = entry.excuse.is_some();
         let is_cookie = side == 1 && book.excuse_cookie(number);
         let end = &book.entries[number as usize].ends[side];
@@ -546,6 +551,12 @@ fn on_syn_sent(flow: &mut Flow, me: usize, decoded: &Decoded) -> bool {
         *flow = Flow::default();
     }
     let twice = flow.sides[me].iss.is_some();
+    // It answers a SYN that is not the peer's, but somebody's in its name: whom the two ends mean is not to be seen.
+    let of_another = answers
+        && flow.sides[1 - me]
+            .iss
+            .is_some_and(|iss| segment.ack != iss + 1);
+    flow.ambiguous |= of_another;
     let syn_window = flow.sides[me].syn_window;
     let options = &segment.options;
     flow.sides[me] = Side {

@@ -154,10 +154,14 @@ impl World {
             let looks_up = faults.lost_wakeup + faults.deaf > 0;
             faults.stolen_time + if looks_up { 2 * LOOK_UP } else { MS }
         });
+        let deaf = [0, 1].map(|host| match scenario.faults.hosts[host].deaf {
+            0 => 0,
+            _ => 2 * LOOK_UP,
+        });
         let mut world = Self {
             hosts: [Host::new(0, &scenario), Host::new(1, &scenario)],
             links: [0, 1].map(|host| Link::new(faults.links[host].clone(), dice.fork())),
-            tap: Tap::new(book.clone(), mtu, slack),
+            tap: Tap::new(book.clone(), mtu, slack, deaf),
             book,
             trace: Trace::new(tracing),
             now: 0,
