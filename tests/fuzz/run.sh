@@ -22,7 +22,7 @@ shift || true
 targets=("$@")
 # A run repeats itself as far as its time reaches; another seed looks elsewhere.
 seed=${BYWASH_FUZZ_SEED:-1}
-((${#targets[@]})) || targets=(on_segment reassembly scoreboard decode options rings control_socket iperf3)
+((${#targets[@]})) || targets=(on_segment reassembly scoreboard decode options restore rings memory_port control_socket iperf3)
 
 work=${CARGO_TARGET_DIR:-target}/fuzz
 mkdir -p "$work/crashes"

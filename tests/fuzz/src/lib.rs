@@ -14,6 +14,8 @@
 //! | `on_segment` | the peer's stream, windows, states, the ledger of payloads; from every state |
 //! | `reassembly` | a set of numbers: acknowledgments, SACK blocks, bytes |
 //! | `scoreboard` | an oracle that walks over every segment |
+//! | `restore` | a snapshot that was read is written the same again |
+//! | `memory_port` | queues of bytes, the ledgers of both memories |
 //! | `rings` | two queues; a hostile other side |
 //! | `control_socket` | the same line whole and in pieces |
 //! | `iperf3` | the same bytes whole and in pieces; parameters told are parameters read |
@@ -33,7 +35,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     Target {
         name: "decode",
         run: targets::decode::run,
@@ -57,6 +59,14 @@ pub const TARGETS: [Target; 8] = [
     Target {
         name: "rings",
         run: targets::rings::run,
+    },
+    Target {
+        name: "restore",
+        run: targets::restore::run,
+    },
+    Target {
+        name: "memory_port",
+        run: targets::memory_port::run,
     },
     Target {
         name: "control_socket",

@@ -156,7 +156,7 @@ impl App {
         let over = {
             let mut book = self.book.borrow_mut();
             let end = &book.entry(number).ends[1];
-            let over = end.closed.is_some() || end.aborted;
+            let over = end.open && (end.closed.is_some() || end.aborted);
             over.then(|| book.cookies[self.host])
         };
         match over {
