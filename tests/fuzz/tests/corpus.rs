@@ -77,6 +77,8 @@ replays!(
     reassembly,
     scoreboard,
     rings,
+    restore,
+    memory_port,
     control_socket,
     iperf3
 );

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bywash::{ConnId, ConnOptions, Context, Event, Frame, ListenerId, Port, Recv, Service};
+use bywash::{CloseReason, ConnId, ConnOptions, Context, Event, Frame, ListenerId, Port, Recv, Service};
 
 use super::book::SharedBook;
-use super::faults::MS;
+use super::faults::{MS, US};
 use super::host::addresses;
 use super::pattern::Stream;
 use super::plan::Ending;
@@ -16,6 +16,9 @@ use super::plan::Ending;
 pub const LISTENED: u16 = 7_000;
 /// Where nobody does any more, although the port is still the engine's.
 pub const UNHEARD: u16 = 7_001;
+
+/// The one local port of both hosts in worlds that open a connection at both ends at once.
+pub const BOTH: u16 = 61_440;
 
 /// How long frames are held at most. An application that kept them for ever would stop its own peers.
 const HOLD_TIME: u64 = 20 * MS;
@@ -46,6 +49,8 @@ pub struct App {
     live: BTreeMap<u32, Live>,
     numbers: BTreeMap<ConnId, u32>,
     buffer: Vec<u8>,
+    /// Times that a connection was refused because the other end did not open it at the same moment.
+    refused: u64,
     listener: Option<ListenerId>,
 }
 
@@ -60,6 +65,7 @@ impl App {
             live: BTreeMap::new(),
             numbers: BTreeMap::new(),
             buffer: Vec::new(),
+            refused: 0,
             listener: None,
         }
     }
@@ -101,8 +107,8 @@ impl App {
     fn schedule<P: Port>(&mut self, cx: &mut Context<'_, P>) {
         let book = self.book.borrow();
         for (number, entry) in book.entries.iter().enumerate() {
-            let mine = entry.plan.client == self.host && entry.plan.shard == self.shard;
-            if mine && !entry.started {
+            let mine = entry.plan.client == self.host || entry.plan.both;
+            if mine && entry.plan.shard == self.shard && !entry.started {
                 let after = entry.plan.start.saturating_sub(self.booted);
                 self.timer(cx, after, START, number as u32);
             }
@@ -110,8 +116,15 @@ impl App {
     }
 
     fn connect<P: Port>(&mut self, cx: &mut Context<'_, P>, number: u32) {
+        if self.book.borrow().stopping[self.host] {
+            return self.timer(cx, 1_000 * MS, START, number);
+        }
         let plan = self.book.borrow_mut().entry(number).plan.clone();
-        let port = if plan.nobody { UNHEARD } else { LISTENED };
+        let port = match (plan.nobody, plan.both) {
+            (_, true) => BOTH,
+            (true, _) => UNHEARD,
+            _ => LISTENED,
+        };
         let server = SocketAddr::new(addresses(1 - self.host)[usize::from(plan.v6)], port);
         let options = ConnOptions::default();
         let Ok(conn) = cx.connect(server, options) else {
@@ -119,16 +132,25 @@ impl App {
             return self.timer(cx, 1_000 * MS, START, number);
         };
         self.book.borrow_mut().entry(number).started = true;
-        self.adopt(number, conn, 0);
+        self.adopt(number, conn, usize::from(plan.client != self.host));
         self.register(cx, number, conn);
     }
 
     /// The client's port is known at once, or when the path is.
     fn register<P: Port>(&mut self, cx: &mut Context<'_, P>, number: u32, conn: ConnId) {
-        let (client, server) = cx.addresses(conn).expect("just made");
-        if client.port() != 0 {
+        let (here, there) = cx.addresses(conn).expect("just made");
+        if here.port() != 0 {
+            let is_client = self.live[&number].side == 0;
+            let (client, server) = if is_client { (here, there) } else { (there, here) };
             self.book.borrow_mut().register(number, client, server);
         }
+    }
+
+    /// The other end of a connection that both open was not in SYN-SENT yet, or no longer.
+    fn is_too_early(&self, number: u32, side: usize, reason: CloseReason) -> bool {
+        let mut book = self.book.borrow_mut();
+        let entry = book.entry(number);
+        entry.plan.both && !entry.ends[side].open && reason == CloseReason::Refused
     }
 
     fn adopt(&mut self, number: u32, conn: ConnId, side: usize) {
@@ -373,7 +395,8 @@ impl Service for App {
             Event::Connected { conn } => {
                 let number = self.numbers[&conn];
                 self.register(cx, number, conn);
-                self.opened(cx, number, 0);
+                let side = self.live[&number].side;
+                self.opened(cx, number, side);
             }
             Event::Readable { conn } | Event::Writable { conn } => {
                 if let Some(number) = self.numbers.get(&conn).copied() {
@@ -383,6 +406,11 @@ impl Service for App {
             Event::Closed { conn, reason } => {
                 if let Some(number) = self.numbers.remove(&conn) {
                     let live = self.live.remove(&number).expect("both tables agree");
+                    if self.is_too_early(number, live.side, reason) {
+                        self.refused += 1;
+                        let after = 10 * US + self.refused * 37 * US % (2 * MS);
+                        return self.timer(cx, after, START, number);
+                    }
                     self.book.borrow_mut().closed(number, live.side, reason);
                 }
             }

@@ -15,6 +15,9 @@ use super::pattern::Stream;
 use super::plan::Plan;
 use super::tap::may_give_up;
 
+/// An excuse.
+const STOPPED: &str = "its shard was stopped";
+
 /// The book, shared by the services and the checkers of one world, which is one thread's.
 pub type SharedBook = Rc<RefCell<Book>>;
 
@@ -71,6 +74,11 @@ pub struct Book {
     pub cookies: [bool; 2],
     /// Some host's clock has leapt by so much that TIME-WAIT may have been cut short.
     pub leapt: bool,
+    /// The host's shards are on their way to their end.
+    pub stopping: [bool; 2],
+    /// After how much silence, and after how long a wait for an acknowledgment, a host may give a connection up although RFC 9293
+    /// would wait longer: keep-alive and user time-out. `u64::MAX`: not at all.
+    pub gives_up: [(u64, u64); 2],
     /// World time.
     pub now: u64,
     /// What was found wrong, in order.
@@ -99,6 +107,8 @@ impl Book {
             resets: HashSet::new(),
             leapt: false,
             cookies: [false; 2],
+            stopping: [false; 2],
+            gives_up: [(u64::MAX, u64::MAX); 2],
             now: 0,
             failures: Vec::new(),
             verified: 0,
@@ -217,13 +227,17 @@ impl Book {
         // and not read goes with the reset.
         let cut_short = self.leapt && own.shut && peer.closed == Some(CloseReason::Finished);
         let silent_for = now - own.heard_at;
+        let host = if side == 0 { entry.plan.client } else { 1 - entry.plan.client };
+        let (silence, wait) = self.gives_up[host];
+        let gave_up = silent_for >= silence || !own.open || now - own.opened_at >= wait;
+        let gave_up = gave_up && self.gives_up[host] != (u64::MAX, u64::MAX);
         let right = match reason {
             CloseReason::Finished => complete || own.left || excused,
-            CloseReason::Aborted => own.aborted || own.left,
+            CloseReason::Aborted => own.aborted || own.left || entry.excuse == Some(STOPPED),
             CloseReason::Refused => was_reset && (entry.plan.nobody || excused),
             CloseReason::Reset => was_reset && (excused || cut_short),
             CloseReason::Unreachable => false,
-            CloseReason::TimedOut => self.leapt || may_give_up(silent_for),
+            CloseReason::TimedOut => self.leapt || may_give_up(silent_for) || gave_up,
         };
         if !right {
             let text = format!(
@@ -255,6 +269,17 @@ impl Book {
         }
     }
 
+    /// A host's shards have been told to stop: they close what they have.
+    pub fn stopped(&mut self, host: usize) {
+        self.stopping[host] = true;
+        for entry in &mut self.entries {
+            let over = entry.ends.iter().all(|end| end.closed.is_some());
+            if entry.started && !over {
+                entry.excuse.get_or_insert(STOPPED);
+            }
+        }
+    }
+
     /// A connection that a SYN cookie may have cost; `false`: no cookie can have to do with it.
     pub fn excuse_cookie(&mut self, number: u32) -> bool {
         let now = self.now;
@@ -282,11 +307,12 @@ impl Book {
         if !entry.started {
             return false;
         }
-        entry
-            .ends
-            .iter()
-            .all(|end| end.closed.is_some() || !end.open)
-            && entry.ends[0].closed.is_some()
+        let here = |end: &End| end.closed.is_some() || !end.open;
+        let opener = |side: usize| side == 0 || entry.plan.both;
+        (0..2).all(|side| {
+            let end = &entry.ends[side];
+            here(end) && (end.closed.is_some() || !opener(side))
+        })
     }
 
     /// Numbers of the connections that are not over.

@@ -21,6 +21,37 @@ pub struct Faults {
     pub happenings: Vec<(u64, Happening)>,
     /// A third party that sends into the wire.
     pub stranger: Stranger,
+    /// A host whose segments are rewritten to do harm, and how.
+    pub hostile: Option<(usize, Hostility)>,
+}
+
+/// How a peer means ill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hostility {
+    /// Its MSS option is far too small, or 0.
+    TinyMss,
+    /// Its windows shrink, and grow again.
+    ShrinkingWindow,
+    /// Its window is 0 throughout.
+    ClosedWindow,
+    /// It acknowledges what has not arrived (Savage et al. 1999).
+    OptimisticAcks,
+    /// Each acknowledgment comes in pieces (RFC 3465 2.3).
+    DividedAcks,
+    /// It SACKs what it does not have, and takes back what it has (RFC 2018 8).
+    Reneging,
+}
+
+impl Hostility {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::TinyMss,
+        Self::ShrinkingWindow,
+        Self::ClosedWindow,
+        Self::OptimisticAcks,
+        Self::DividedAcks,
+        Self::Reneging,
+    ];
 }
 
 /// One direction of the wire.
@@ -126,6 +157,13 @@ pub enum Happening {
         /// When the new one comes.
         reborn_after: u64,
     },
+    /// The host's shards are stopped in order: connections are closed, and reset when they linger too long. A new engine comes.
+    Stop {
+        /// The host.
+        host: usize,
+        /// When the new one comes; longer than the shards linger.
+        reborn_after: u64,
+    },
     /// The host's services stop accepting connections, and never take it up again.
     Unlisten {
         /// The host.
@@ -181,6 +219,7 @@ impl Faults {
             hosts: Default::default(),
             happenings: Vec::new(),
             stranger: Stranger::default(),
+            hostile: None,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use bywash::seams::tcp::time::Instant;
-use bywash::seams::wire::{MacAddr, Tuple};
+use bywash::seams::wire::{MacAddr, Tuple, VlanId};
 use bywash::seams::{
     Clock, Environment, ListenRefused, Path, Resolution, Routes, SeededRandom, Shard, Steering,
     VirtualPort, VirtualQueue,
@@ -86,6 +86,8 @@ impl Routes for HostRoutes {
 pub struct Demux {
     /// The host's own addresses.
     addresses: Vec<IpAddr>,
+    /// The VLAN that is the engine's; frames of others are the kernel's.
+    vlan: Option<VlanId>,
     listening: BTreeSet<u16>,
     /// Ports that were listened on and whose connections live on.
     held: BTreeSet<u16>,
@@ -109,6 +111,9 @@ pub enum Verdict {
 impl Demux {
     /// The decision about a frame that arrives.
     pub fn verdict(&self, frame: &[u8]) -> Verdict {
+        if !packet::is_of_vlan(frame, self.vlan) {
+            return Verdict::Kernel;
+        }
         if let Some(quoted) = packet::quoted_flow(frame) {
             let queue = self.queue(&quoted);
             return if self.is_ours(&quoted) {
@@ -227,6 +232,7 @@ impl Host {
         self.set_clock(now);
         *self.demux.borrow_mut() = Demux {
             addresses: addresses(self.index).into(),
+            vlan: scenario.vlan,
             queues: shape.queues,
             salt: dice.next_u64(),
             ..Demux::default()
@@ -236,7 +242,7 @@ impl Host {
             source: own[0],
             source_mac: mac(self.index),
             destination_mac: mac(1 - self.index),
-            vlan: None,
+            vlan: scenario.vlan,
             mtu: shape.shard.mtu,
         };
         self.known_at = self.clock.0.get() + shape.route_takes;

@@ -8,7 +8,7 @@
 //!     \   /
 //!     Demux      RSS, ports, flow table: [`host`]
 //!       |
-//!      wire      [`network`], [`stranger`], after [`faults`]      every frame read by the watcher, [`tap`]
+//!      wire      [`network`], [`stranger`], [`hostile`], after [`faults`]      every frame read by the watcher, [`tap`]
 //! ```
 //! A world has a time of faults and then peace, in which every connection that no application and no death has broken must
 //! carry all it was to carry and end in order, and every frame must come back ([`verdict`]).
@@ -20,6 +20,7 @@ pub mod book;
 pub mod dice;
 pub mod faults;
 pub mod host;
+pub mod hostile;
 pub mod network;
 pub mod packet;
 pub mod pattern;

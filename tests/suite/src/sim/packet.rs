@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use bywash::seams::wire::VlanId;
 use bywash::seams::wire::checksum::sum;
 
 use super::dice::mix;
@@ -87,8 +88,30 @@ fn ports(ip: &Ip<'_>) -> Option<Ports> {
     })
 }
 
+/// Where the IP packet begins: behind Ethernet's header and the tags.
+fn ip_at(frame: &[u8]) -> usize {
+    let mut at = ETHERNET;
+    while matches!(frame.get(at - 2..at), Some([0x81, 0x00] | [0x88, 0xa8])) {
+        at += 4;
+    }
+    at
+}
+
 fn packet_of(frame: &[u8]) -> Option<&[u8]> {
-    matches!(frame.get(12..14)?, [0x08, 0x00] | [0x86, 0xdd]).then(|| &frame[ETHERNET..])
+    let at = ip_at(frame);
+    matches!(frame.get(at - 2..at)?, [0x08, 0x00] | [0x86, 0xdd]).then(|| &frame[at..])
+}
+
+/// Whether the frame's tags are those of this VLAN, whatever their priorities.
+pub fn is_of_vlan(frame: &[u8], vlan: Option<VlanId>) -> bool {
+    let tags = frame.get(12..ip_at(frame) - 2).unwrap_or_default();
+    let tags = tags.chunks_exact(4).map(|tag| {
+        let id = u16::from_be_bytes([tag[2], tag[3]]) & 0xfff;
+        (tag[0] == 0x88, id)
+    });
+    let outer = vlan.map(|vlan| (vlan.is_service(), vlan.raw()));
+    let inner = vlan.and_then(VlanId::inner).map(|id| (false, id));
+    tags.eq(outer.into_iter().chain(inner))
 }
 
 /// The flow of a TCP frame as its receiver sees it, and whether it is a SYN without ACK; right or damaged.
@@ -115,7 +138,7 @@ pub fn quoted_flow(frame: &[u8]) -> Option<Ports> {
 
 /// Bytes of the IP packet in a frame.
 pub fn ip_len(frame: &[u8]) -> usize {
-    frame.len().saturating_sub(ETHERNET)
+    frame.len().saturating_sub(ip_at(frame))
 }
 
 /// The answer of a router whose next link takes no more than `mtu` bytes: ICMP type 3 code 4 (RFC 1191 4), ICMPv6 type 2
@@ -125,7 +148,7 @@ pub fn too_big(frame: &[u8], mtu: u16) -> Option<Box<[u8]>> {
     let mut out = Vec::new();
     out.extend_from_slice(&frame[6..12]);
     out.extend_from_slice(&frame[..6]);
-    out.extend_from_slice(&frame[12..14]);
+    out.extend_from_slice(&frame[12..ip_at(frame)]);
     if packet[0] >> 4 == 4 {
         let quote = &packet[..packet.len().min(576 - 28)];
         let len = (28 + quote.len()) as u16;
@@ -171,7 +194,7 @@ pub fn too_big(frame: &[u8], mtu: u16) -> Option<Box<[u8]>> {
 
 /// Marks an ECN-capable packet as having met congestion (RFC 3168 5); `false`: it is not capable.
 pub fn mark(frame: &mut [u8]) -> bool {
-    let at = ETHERNET;
+    let at = ip_at(frame);
     if packet_of(frame).is_none() || frame.len() < at + 20 {
         return false;
     }

@@ -16,6 +16,8 @@ pub struct Plan {
     pub v6: bool,
     /// A port where nobody listens: it must be refused.
     pub nobody: bool,
+    /// Both ends connect, each to the other's local port: a simultaneous open (RFC 9293 3.5).
+    pub both: bool,
     /// The client's end and the server's.
     pub ends: [EndPlan; 2],
 }
@@ -89,6 +91,7 @@ impl Plan {
             start: 0,
             v6: false,
             nobody: false,
+            both: false,
             ends: [
                 EndPlan::sending(vec![(0, up)]),
                 EndPlan::sending(vec![(0, down)]),

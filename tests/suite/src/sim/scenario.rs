@@ -2,12 +2,15 @@
 
 use std::ops::RangeInclusive;
 
-use bywash::seams::tcp::{Config, CongestionControl, EcnMode, MtuProbing};
+use bywash::seams::tcp::time::Duration;
+use bywash::seams::tcp::{Config, CongestionControl, EcnMode, KeepAlive, MtuProbing};
+use bywash::seams::wire::VlanId;
 use bywash::seams::{MemoryConfig, PoolClass, RingSizes, UmemConfig};
 use bywash::{PoolPolicy, ShardConfig};
 
+use super::app::BOTH;
 use super::dice::Dice;
-use super::faults::{Faults, Happening, HostFaults, LinkFaults, Loss, MS, SEC, Stranger, US};
+use super::faults::{Faults, Happening, HostFaults, Hostility, LinkFaults, Loss, MS, SEC, Stranger, US};
 use super::plan::Plan;
 
 /// A whole world before it begins.
@@ -21,6 +24,8 @@ pub struct Scenario {
     pub plans: Vec<Plan>,
     /// What goes wrong until `peace`.
     pub faults: Faults,
+    /// The VLAN of the wire.
+    pub vlan: Option<VlanId>,
     /// World time at which all faults cease.
     pub peace: u64,
     /// How long after that everything must be over.
@@ -92,6 +97,7 @@ impl Scenario {
             hosts: [HostShape::plain(), HostShape::plain()],
             plans,
             faults: Faults::none(delay),
+            vlan: None,
             peace: 0,
             patience: 1_800 * SEC,
         }
@@ -100,7 +106,7 @@ impl Scenario {
     /// The world of a seed.
     pub fn of(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        let mtu = dice.pick(&[576, 1280, 1500, 1500, 1500, 1500, 1774, 3400]);
+        let mtu = dice.pick(&[576, 1280, 1500, 1500, 1500, 1500, 1766, 3400]);
         let v6_share = if mtu < 1280 {
             0
         } else {
@@ -111,20 +117,54 @@ impl Scenario {
         let queues = [hosts[0].queues, hosts[1].queues];
         let plans = plans(&mut dice.fork(), queues, peace, v6_share);
         let faults = faults(&mut dice.fork(), mtu, peace);
-        Self {
+        let vlan = vlan(&mut dice);
+        let mut scenario = Self {
             seed,
             hosts,
             plans,
             faults,
+            vlan,
             peace,
             patience: 1_800 * SEC,
+        };
+        if dice.one_in(40) {
+            scenario.open_at_once();
         }
+        scenario
+    }
+
+    /// Both ends of the first connection call `connect`, each to the one port that the other has; there is nothing else.
+    fn open_at_once(&mut self) {
+        self.plans.truncate(1);
+        let plan = &mut self.plans[0];
+        plan.both = true;
+        plan.nobody = false;
+        plan.shard = 0;
+        plan.start = 0;
+        for host in &mut self.hosts {
+            host.queues = 1;
+            host.shard.local_ports = BOTH..=BOTH;
+        }
+        // A new engine would not try again at the same moment.
+        self.faults.happenings.retain(|(_, happening)| {
+            !matches!(happening, Happening::Death { .. } | Happening::Stop { .. })
+        });
     }
 
     /// Bytes that all connections mean to carry.
     pub fn bytes(&self) -> u64 {
         let ends = self.plans.iter().flat_map(|plan| &plan.ends);
         ends.map(|end| end.total()).sum()
+    }
+}
+
+/// Mostly none; at times a customer's tag, a service's, or both.
+fn vlan(dice: &mut Dice) -> Option<VlanId> {
+    match dice.below(16) {
+        0 => VlanId::new(dice.between(1, 4094) as u16),
+        1 => VlanId::new(dice.between(1, 4094) as u16).map(VlanId::service),
+        2 => VlanId::stacked(dice.between(1, 4094) as u16, dice.between(1, 4094) as u16),
+        _ => None,
     }
 }
 
@@ -162,6 +202,17 @@ fn tcp_config(dice: &mut Dice) -> Config {
     config.congestion = dice.pick(&CongestionControl::ALL);
     config.pacing = dice.one_in(4);
     config.ecn = dice.pick(&[EcnMode::Off, EcnMode::On, EcnMode::Accept]);
+    if dice.one_in(6) {
+        config.keep_alive = Some(KeepAlive {
+            idle: Duration::from_millis(dice.magnitude(500, 20_000)),
+            interval: Duration::from_millis(dice.magnitude(200, 5_000)),
+            probes: dice.between(1, 9) as u8,
+        });
+    }
+    if dice.one_in(8) {
+        config.user_timeout = Some(Duration::from_millis(dice.magnitude(1_000, 120_000)));
+    }
+    config.user_timeout_option = dice.one_in(8);
     config.mtu_probing = dice.pick(&[MtuProbing::Off, MtuProbing::OnBlackHole, MtuProbing::Always]);
     if dice.one_in(3) {
         config.receive_buffer = dice.magnitude(3_000, 400_000) as usize;
@@ -173,7 +224,8 @@ fn tcp_config(dice: &mut Dice) -> Config {
 }
 
 fn host(dice: &mut Dice, mtu: u16) -> HostShape {
-    let chunk = if mtu > 1774 { 4096 } else { 2048 };
+    // 256 bytes of headroom, Ethernet and two tags come with it.
+    let chunk = if mtu > 1766 { 4096 } else { 2048 };
     let starved = dice.one_in(6);
     let (rx, tx) = if starved {
         (dice.between(64, 256) as u32, dice.between(24, 96) as u32)
@@ -254,11 +306,15 @@ fn faults(dice: &mut Dice, mtu: u16, peace: u64) -> Faults {
     if dice.one_in(6) {
         stranger.forged = dice.magnitude(1, rate(300));
     }
+    let hostile = dice
+        .one_in(12)
+        .then(|| (dice.below(2) as usize, dice.pick(&Hostility::ALL)));
     Faults {
         links,
         hosts,
         happenings,
         stranger,
+        hostile,
     }
 }
 
@@ -316,7 +372,11 @@ fn happening(dice: &mut Dice, mtu: u16, peace: u64) -> Happening {
     let host = dice.below(2) as usize;
     // IPv6 has no link below 1280 (RFC 8200 5).
     let least = if mtu < 1280 { 500 } else { 1280 };
-    match dice.below(8) {
+    match dice.below(9) {
+        8 => Happening::Stop {
+            host,
+            reborn_after: 2 * SEC + dice.below(3 * SEC),
+        },
         0 | 1 => Happening::Outage {
             host,
             lasts: dice.magnitude(10 * MS, peace.clamp(20 * MS, 20 * SEC)),

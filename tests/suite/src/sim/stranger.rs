@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use bywash::seams::wire::{
-    Ecn, Flags, Link, MacAddr, Options, Segment, SeqNumber, Tuple, checksum, emit, header_len,
+    Ecn, Flags, Link, MacAddr, Options, Segment, SeqNumber, Tuple, VlanId, checksum, emit, header_len,
 };
 
 use super::app::LISTENED;
@@ -38,11 +38,11 @@ impl Kind {
     }
 }
 
-fn build(tuple: &Tuple, segment: &Segment, payload: &[u8]) -> Vec<u8> {
+fn build(tuple: &Tuple, segment: &Segment, payload: &[u8], vlan: Option<VlanId>) -> Vec<u8> {
     let link = Link {
         source_mac: MacAddr([2, 0, 0, 0, 0, 9]),
         destination_mac: MacAddr([2, 0, 0, 0, 0, 2]),
-        vlan: None,
+        vlan,
     };
     let header = header_len(&link, tuple, segment);
     let mut frame = vec![0; header + payload.len()];
@@ -53,7 +53,12 @@ fn build(tuple: &Tuple, segment: &Segment, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A frame, and the host that it goes to. `None`: there is nothing to forge yet.
-pub fn frame(kind: Kind, dice: &mut Dice, book: &Book) -> Option<(usize, Box<[u8]>)> {
+pub fn frame(
+    kind: Kind,
+    dice: &mut Dice,
+    book: &Book,
+    vlan: Option<VlanId>,
+) -> Option<(usize, Box<[u8]>)> {
     match kind {
         Kind::Syn => {
             let from = Ipv4Addr::new(198, 51, 100, dice.between(1, 254) as u8);
@@ -69,11 +74,11 @@ pub fn frame(kind: Kind, dice: &mut Dice, book: &Book) -> Option<(usize, Box<[u8
                 },
                 ..Segment::default()
             };
-            Some((1, build(&tuple, &segment, &[]).into()))
+            Some((1, build(&tuple, &segment, &[], vlan).into()))
         }
         Kind::Garbage => {
             let tuple = Tuple::tcp(addresses(0)[0], 61_440, addresses(1)[0], LISTENED);
-            let mut frame = build(&tuple, &random_segment(dice, 40), &[7; 40]);
+            let mut frame = build(&tuple, &random_segment(dice, 40), &[7; 40], vlan);
             let from = dice.between(ETHERNET as u64, frame.len() as u64 - 1) as usize;
             let to = dice.between(from as u64 + 1, frame.len() as u64) as usize;
             for byte in &mut frame[from..to] {
@@ -107,7 +112,7 @@ pub fn frame(kind: Kind, dice: &mut Dice, book: &Book) -> Option<(usize, Box<[u8
             } else {
                 entry.plan.client
             };
-            Some((host, build(&tuple, &segment, &vec![0x66; len]).into()))
+            Some((host, build(&tuple, &segment, &vec![0x66; len], vlan).into()))
         }
     }
 }

@@ -517,7 +517,8 @@ fn name(host: usize) -> &'static str {
     ["a", "b"][host]
 }
 
-fn ends(decoded: &Decoded) -> (SocketAddr, SocketAddr) {
+/// Sender and receiver of a segment.
+pub fn ends(decoded: &Decoded) -> (SocketAddr, SocketAddr) {
     let tuple = &decoded.tuple;
     (
         SocketAddr::new(tuple.remote, tuple.remote_port),

@@ -11,7 +11,8 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use bywash::seams::wire::{ChecksumPolicy, decode};
+use bywash::seams::tcp::Config;
+use bywash::seams::wire::{ChecksumPolicy, Decoded, decode};
 use bywash::seams::{Received, VirtualQueue};
 use bywash::{ConnId, Frame};
 
@@ -60,6 +61,8 @@ enum What {
     },
     Happening(usize),
     Birth(usize),
+    /// The shards of a host that were told to stop must have ended; a new engine comes.
+    Stopped(usize),
     Stranger(stranger::Kind),
     Peace,
     GiveUp,
@@ -102,6 +105,18 @@ pub struct Undelivered {
     pub no_frame: u64,
     /// The RX ring was full.
     pub ring_full: u64,
+}
+
+/// The least silence, and the least wait for an acknowledgment, after which these settings give a connection up.
+fn patience(config: &Config) -> (u64, u64) {
+    let silence = config.keep_alive.map_or(u64::MAX, |keep_alive| {
+        let probes = u64::from(keep_alive.probes);
+        keep_alive.idle.as_nanos() + keep_alive.interval.as_nanos() * probes
+    });
+    let own = config.user_timeout.map_or(u64::MAX, |time| time.as_nanos());
+    // RFC 5482 3.1: with the peer's option no less than 100 s.
+    let told = if config.user_timeout_option { 100 * SEC } else { u64::MAX };
+    (silence, own.min(told))
 }
 
 /// A running world.
@@ -148,6 +163,7 @@ impl World {
             let backlog = scenario.hosts[host].shard.backlog as usize;
             backlog < scenario.plans.len() || faults.stranger.syns > 0
         });
+        book.borrow_mut().gives_up = [0, 1].map(|host| patience(&scenario.hosts[host].shard.tcp));
         let mtu = [0, 1].map(|host| scenario.hosts[host].shard.mtu);
         let slack = [0, 1].map(|host| {
             let faults = &scenario.faults.hosts[host];
@@ -314,6 +330,7 @@ impl World {
             }
             What::Happening(place) => self.fault(self.faults.happenings[place].1),
             What::Birth(host) => self.boot(host),
+            What::Stopped(host) => self.stopped(host),
             What::Stranger(kind) => self.stranger(kind),
             What::Peace => self.make_peace(),
             What::GiveUp => self.give_up(),
@@ -326,7 +343,7 @@ impl World {
             return;
         }
         let book = self.book.borrow();
-        let frame = stranger::frame(kind, &mut self.dice, &book);
+        let frame = stranger::frame(kind, &mut self.dice, &book, self.scenario.vlan);
         drop(book);
         if let Some((host, bytes)) = frame {
             self.arrive(host, bytes, false);
@@ -342,6 +359,7 @@ impl World {
         let plain = Faults::none(0);
         self.faults.hosts = plain.hosts;
         self.faults.stranger = plain.stranger;
+        self.faults.hostile = None;
         for link in &mut self.links {
             link.make_peace();
         }
@@ -379,11 +397,19 @@ impl World {
             }
             Happening::Death { host, reborn_after } => {
                 if self.hosts[host].is_alive() {
-                    self.hosts[host].die();
-                    self.next_turn[host].clear();
-                    self.tap.forget(host);
-                    self.book.borrow_mut().died(host);
+                    self.die(host);
                     self.push(self.now + reborn_after, What::Birth(host));
+                }
+            }
+            Happening::Stop { host, reborn_after } => {
+                if self.hosts[host].is_alive() && !self.book.borrow().stopping[host] {
+                    self.book.borrow_mut().stopped(host);
+                    self.hosts[host].set_clock(self.now);
+                    for shard in 0..self.hosts[host].shards.len() {
+                        self.hosts[host].shards[shard].with_context(|_, cx| cx.stop());
+                        self.wake(host, shard, self.now);
+                    }
+                    self.push(self.now + reborn_after, What::Stopped(host));
                 }
             }
             Happening::Unlisten { host } => {
@@ -394,6 +420,30 @@ impl World {
                 }
             }
         }
+    }
+
+    fn die(&mut self, host: usize) {
+        self.hosts[host].die();
+        self.next_turn[host].clear();
+        self.tap.forget(host);
+        let mut book = self.book.borrow_mut();
+        book.stopping[host] = false;
+        book.died(host);
+    }
+
+    /// The time to linger is over, and more.
+    fn stopped(&mut self, host: usize) {
+        if !self.hosts[host].is_alive() || !self.book.borrow().stopping[host] {
+            return;
+        }
+        for shard in &self.hosts[host].shards {
+            let left = shard.report().connections;
+            if !left.is_empty() {
+                self.fail(format!("liveness: a stopped shard still has {left:?}"));
+            }
+        }
+        self.die(host);
+        self.push(self.now + MS, What::Birth(host));
     }
 
     fn arrive(&mut self, host: usize, bytes: Box<[u8]>, genuine: bool) {
@@ -554,7 +604,12 @@ impl World {
         let known = to.is_none_or(|to| super::host::addresses(1 - host).contains(&to));
         let fate = if known {
             let mut parcels = std::mem::take(&mut self.parcels);
-            let fate = self.links[host].send(self.now, bytes, &mut parcels);
+            let fate = match self.hostile(host, bytes, decoded.as_ref()) {
+                None => self.links[host].send(self.now, bytes, &mut parcels),
+                Some(pieces) => pieces.iter().fold(Fate::Lost, |_, bytes| {
+                    self.links[host].send(self.now, bytes, &mut parcels)
+                }),
+            };
             for parcel in parcels.drain(..) {
                 let Parcel { at, bytes } = parcel;
                 let (host, genuine) = (1 - host, true);
@@ -596,6 +651,26 @@ impl World {
                 format!("{}>     {text} {fate}", ["a", "b"][host])
             });
         }
+    }
+
+    /// What becomes of a frame of a host that means ill.
+    fn hostile(
+        &mut self,
+        host: usize,
+        bytes: &[u8],
+        decoded: Option<&Decoded>,
+    ) -> Option<Vec<Box<[u8]>>> {
+        let (_, how) = self.faults.hostile.filter(|(who, _)| *who == host)?;
+        let pieces = how.rewrite(bytes, &mut self.dice);
+        let changed = pieces.len() > 1 || *pieces[0] != *bytes;
+        if changed && how.spoils() {
+            let (from, to) = super::tap::ends(decoded?);
+            let mut book = self.book.borrow_mut();
+            if let Some((number, _)) = book.number_either(from, to) {
+                book.excuse(number, "its peer was hostile");
+            }
+        }
+        Some(pieces)
     }
 
     /// What must hold after every turn.
