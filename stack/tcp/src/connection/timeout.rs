@@ -239,17 +239,19 @@ impl<P: Payload> Connection<P> {
             self.timers.arm(Timer::KeepAlive, due);
             return;
         }
+        if self.snd.is_outstanding() || self.timers.is_armed(Timer::Persist) {
+            // Data in flight, or the persist timer, asks the same question, and its own patience counts (as in Linux).
+            self.timers.arm(Timer::KeepAlive, now + keep_alive.interval);
+            return;
+        }
         if self.control.probes >= keep_alive.probes {
             // A peer that was only cut off for a while should know (RFC 9293 3.8.4 leaves it open; as Linux).
             self.control.reset = Some((self.snd.nxt, true));
             self.give_up();
             return;
         }
-        // Data in flight, or the persist timer, asks the same question.
-        if !self.snd.is_outstanding() && !self.timers.is_armed(Timer::Persist) {
-            self.control.probes = self.control.probes.saturating_add(1);
-            self.control.probe = true;
-        }
+        self.control.probes = self.control.probes.saturating_add(1);
+        self.control.probe = true;
         self.timers.arm(Timer::KeepAlive, now + keep_alive.interval);
     }
 

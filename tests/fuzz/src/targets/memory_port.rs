@@ -3,9 +3,7 @@
 
 use std::collections::VecDeque;
 
-use bywash_xsk::{
-    Fate, Frame, MemoryConfig, MemoryPort, PoolClass, Port, RingSizes, UmemConfig,
-};
+use bywash_xsk::{Fate, Frame, MemoryConfig, MemoryPort, PoolClass, Port, RingSizes, UmemConfig};
 
 use crate::Input;
 
@@ -108,7 +106,11 @@ fn step(ends: &mut [End; 2], side: usize, input: &mut Input<'_>, number: &mut u8
             }
         }
         4 => kick(ends, side),
-        5 | 6 => receive(end, usize::from(input.below(3)), usize::from(input.below(4))),
+        5 | 6 => receive(
+            end,
+            usize::from(input.below(3)),
+            usize::from(input.below(4)),
+        ),
         7 => drop(end.received.pop()),
         8 => {
             end.port.reclaim();

@@ -61,7 +61,8 @@ fn spoil(bytes: &mut Vec<u8>, input: &mut Input<'_>) {
             0 => bytes.truncate(at),
             1 => drop(bytes.drain(at..(at + usize::from(input.below(9))).min(bytes.len()))),
             2 => {
-                let twice = bytes[at..(at + usize::from(input.below(40))).min(bytes.len())].to_vec();
+                let twice =
+                    bytes[at..(at + usize::from(input.below(40))).min(bytes.len())].to_vec();
                 bytes.splice(at..at, twice);
             }
             3 => bytes[at] = u8::MAX,

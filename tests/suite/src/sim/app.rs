@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bywash::{CloseReason, ConnId, ConnOptions, Context, Event, Frame, ListenerId, Port, Recv, Service};
+use bywash::{
+    CloseReason, ConnId, ConnOptions, Context, Event, Frame, ListenerId, Port, Recv, Service,
+};
 
 use super::book::SharedBook;
 use super::faults::{MS, US};
@@ -141,7 +143,11 @@ impl App {
         let (here, there) = cx.addresses(conn).expect("just made");
         if here.port() != 0 {
             let is_client = self.live[&number].side == 0;
-            let (client, server) = if is_client { (here, there) } else { (there, here) };
+            let (client, server) = if is_client {
+                (here, there)
+            } else {
+                (there, here)
+            };
             self.book.borrow_mut().register(number, client, server);
         }
     }

@@ -15,9 +15,6 @@ use super::pattern::Stream;
 use super::plan::Plan;
 use super::tap::may_give_up;
 
-/// An excuse.
-const STOPPED: &str = "its shard was stopped";
-
 /// The book, shared by the services and the checkers of one world, which is one thread's.
 pub type SharedBook = Rc<RefCell<Book>>;
 
@@ -72,6 +69,8 @@ pub struct Book {
     /// Host `h` may answer a SYN by a cookie, of which it remembers nothing: if what follows is lost or out of order, so is
     /// the connection (RFC 4987 3.6).
     pub cookies: [bool; 2],
+    /// By how much the clocks of the hosts have leapt in all.
+    pub leaps: u64,
     /// Some host's clock has leapt by so much that TIME-WAIT may have been cut short.
     pub leapt: bool,
     /// The host's shards are on their way to their end.
@@ -105,6 +104,7 @@ impl Book {
             by_address: HashMap::new(),
             addresses: HashMap::new(),
             resets: HashSet::new(),
+            leaps: 0,
             leapt: false,
             cookies: [false; 2],
             stopping: [false; 2],
@@ -227,13 +227,18 @@ impl Book {
         // and not read goes with the reset.
         let cut_short = self.leapt && own.shut && peer.closed == Some(CloseReason::Finished);
         let silent_for = now - own.heard_at;
-        let host = if side == 0 { entry.plan.client } else { 1 - entry.plan.client };
+        let host = if side == 0 {
+            entry.plan.client
+        } else {
+            1 - entry.plan.client
+        };
         let (silence, wait) = self.gives_up[host];
-        let gave_up = silent_for >= silence || !own.open || now - own.opened_at >= wait;
+        let (quiet, open_for) = (silent_for + self.leaps, now - own.opened_at + self.leaps);
+        let gave_up = quiet >= silence || !own.open || open_for >= wait;
         let gave_up = gave_up && self.gives_up[host] != (u64::MAX, u64::MAX);
         let right = match reason {
             CloseReason::Finished => complete || own.left || excused,
-            CloseReason::Aborted => own.aborted || own.left || entry.excuse == Some(STOPPED),
+            CloseReason::Aborted => own.aborted || own.left || self.stopping[host],
             CloseReason::Refused => was_reset && (entry.plan.nobody || excused),
             CloseReason::Reset => was_reset && (excused || cut_short),
             CloseReason::Unreachable => false,
@@ -275,7 +280,9 @@ impl Book {
         for entry in &mut self.entries {
             let over = entry.ends.iter().all(|end| end.closed.is_some());
             if entry.started && !over {
-                entry.excuse.get_or_insert(STOPPED);
+                entry.excuse.get_or_insert("its shard was stopped");
+                // The engine closes it in the application's stead.
+                entry.ends[usize::from(entry.plan.client != host)].shut = true;
             }
         }
     }

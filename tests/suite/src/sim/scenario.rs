@@ -10,7 +10,9 @@ use bywash::{PoolPolicy, ShardConfig};
 
 use super::app::BOTH;
 use super::dice::Dice;
-use super::faults::{Faults, Happening, HostFaults, Hostility, LinkFaults, Loss, MS, SEC, Stranger, US};
+use super::faults::{
+    Faults, Happening, HostFaults, Hostility, LinkFaults, Loss, MS, SEC, Stranger, US,
+};
 use super::plan::Plan;
 
 /// A whole world before it begins.

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use bywash::seams::wire::{
-    Ecn, Flags, Link, MacAddr, Options, Segment, SeqNumber, Tuple, VlanId, checksum, emit, header_len,
+    Ecn, Flags, Link, MacAddr, Options, Segment, SeqNumber, Tuple, VlanId, checksum, emit,
+    header_len,
 };
 
 use super::app::LISTENED;

@@ -115,7 +115,11 @@ fn patience(config: &Config) -> (u64, u64) {
     });
     let own = config.user_timeout.map_or(u64::MAX, |time| time.as_nanos());
     // RFC 5482 3.1: with the peer's option no less than 100 s.
-    let told = if config.user_timeout_option { 100 * SEC } else { u64::MAX };
+    let told = if config.user_timeout_option {
+        100 * SEC
+    } else {
+        u64::MAX
+    };
     (silence, own.min(told))
 }
 
@@ -387,7 +391,10 @@ impl World {
             Happening::Mtu { host, mtu, tells } => self.links[host].mtu = Some((mtu, tells)),
             Happening::ClockJump { host, by } => {
                 self.hosts[host].leap(by);
-                self.book.borrow_mut().leapt |= by > 10 * SEC;
+                let mut book = self.book.borrow_mut();
+                book.leaps += by;
+                book.leapt |= by > 10 * SEC;
+                drop(book);
                 for shard in 0..self.next_turn[host].len() {
                     self.wake(host, shard, self.now);
                 }
