@@ -15,6 +15,9 @@ use super::pattern::Stream;
 use super::plan::Plan;
 use super::tap::may_give_up;
 
+/// Neither keep-alive nor a user time-out: see [`Book::gives_up`].
+const PATIENT: (u64, u64) = (u64::MAX, u64::MAX);
+
 /// The book, shared by the services and the checkers of one world, which is one thread's.
 pub type SharedBook = Rc<RefCell<Book>>;
 
@@ -108,7 +111,7 @@ impl Book {
             leapt: false,
             cookies: [false; 2],
             stopping: [false; 2],
-            gives_up: [(u64::MAX, u64::MAX); 2],
+            gives_up: [PATIENT; 2],
             now: 0,
             failures: Vec::new(),
             verified: 0,
@@ -233,14 +236,17 @@ impl Book {
             1 - entry.plan.client
         };
         let (silence, wait) = self.gives_up[host];
-        let (quiet, open_for) = (silent_for + self.leaps, now - own.opened_at + self.leaps);
-        let gave_up = quiet >= silence || !own.open || open_for >= wait;
-        let gave_up = gave_up && self.gives_up[host] != (u64::MAX, u64::MAX);
+        let open_for = now - own.opened_at + self.leaps;
+        // A duplicate proves a peer alive, but is not counted as heard by TCP (nor by Linux's): so how long it was open counts.
+        let gave_up = !own.open || open_for >= silence.min(wait);
+        let gave_up = gave_up && self.gives_up[host] != PATIENT;
+        // So may the peer have done with what it had not accepted yet.
+        let half_open = !peer.open && self.gives_up[1 - host] != PATIENT;
         let right = match reason {
             CloseReason::Finished => complete || own.left || excused,
             CloseReason::Aborted => own.aborted || own.left || self.stopping[host],
             CloseReason::Refused => was_reset && (entry.plan.nobody || excused),
-            CloseReason::Reset => was_reset && (excused || cut_short),
+            CloseReason::Reset => was_reset && (excused || cut_short || half_open),
             CloseReason::Unreachable => false,
             CloseReason::TimedOut => self.leapt || may_give_up(silent_for) || gave_up,
         };
@@ -250,6 +256,9 @@ impl Book {
                 silent_for / MS
             );
             self.fail(text);
+        }
+        if reason == CloseReason::Reset && half_open {
+            self.excuse(number, "its peer gave up the handshake");
         }
         if reason == CloseReason::Reset && cut_short && !complete {
             self.excuse(number, "TIME-WAIT was cut short");
