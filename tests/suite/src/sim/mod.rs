@@ -19,6 +19,7 @@ pub mod app;
 pub mod book;
 pub mod dice;
 pub mod faults;
+pub mod happen;
 pub mod host;
 pub mod hostile;
 pub mod network;

@@ -11,14 +11,14 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use bywash::seams::tcp::Config;
 use bywash::seams::wire::{ChecksumPolicy, Decoded, decode};
 use bywash::seams::{Received, VirtualQueue};
 use bywash::{ConnId, Frame};
 
 use super::book::{Book, SharedBook};
 use super::dice::Dice;
-use super::faults::{Faults, Happening, MS, SEC, US};
+use super::faults::{Faults, MS, SEC, US};
+use super::happen::patience;
 use super::host::{Host, Verdict};
 use super::network::{Fate, Link, Parcel};
 use super::packet;
@@ -39,7 +39,7 @@ const GIVE_UP: u64 = 300 * SEC;
 /// Turns that a world may take: far more than any needs.
 const TURNS_MAX: u64 = 3_000_000;
 
-enum What {
+pub(super) enum What {
     Turn {
         host: usize,
         shard: usize,
@@ -107,22 +107,6 @@ pub struct Undelivered {
     pub ring_full: u64,
 }
 
-/// The least silence, and the least wait for an acknowledgment, after which these settings give a connection up.
-fn patience(config: &Config) -> (u64, u64) {
-    let silence = config.keep_alive.map_or(u64::MAX, |keep_alive| {
-        let probes = u64::from(keep_alive.probes);
-        keep_alive.idle.as_nanos() + keep_alive.interval.as_nanos() * probes
-    });
-    let own = config.user_timeout.map_or(u64::MAX, |time| time.as_nanos());
-    // RFC 5482 3.1: with the peer's option no less than 100 s.
-    let told = if config.user_timeout_option {
-        100 * SEC
-    } else {
-        u64::MAX
-    };
-    (silence, own.min(told))
-}
-
 /// A running world.
 pub struct World {
     pub(super) scenario: Scenario,
@@ -137,11 +121,11 @@ pub struct World {
     /// Frames put into RX rings, by host, since it was born.
     pub(super) delivered: [u64; 2],
     pub(super) dice: Dice,
-    faults: Faults,
+    pub(super) faults: Faults,
     items: BinaryHeap<Item>,
     order: u64,
     /// When each shard has its next turn.
-    next_turn: [Vec<u64>; 2],
+    pub(super) next_turn: [Vec<u64>; 2],
     parcels: Vec<Parcel>,
     sabotage: Option<Sabotage>,
 }
@@ -220,7 +204,7 @@ impl World {
         self.push(peace + 3 * GIVE_UP, What::GiveUp);
     }
 
-    fn boot(&mut self, host: usize) {
+    pub(super) fn boot(&mut self, host: usize) {
         let mut dice = self.dice.fork();
         self.hosts[host].boot(&self.scenario, &self.book, &mut dice, self.now);
         self.delivered[host] = 0;
@@ -233,13 +217,13 @@ impl World {
         }
     }
 
-    fn push(&mut self, at: u64, what: What) {
+    pub(super) fn push(&mut self, at: u64, what: What) {
         self.order += 1;
         let order = self.order;
         self.items.push(Item { at, order, what });
     }
 
-    fn wake(&mut self, host: usize, shard: usize, at: u64) {
+    pub(super) fn wake(&mut self, host: usize, shard: usize, at: u64) {
         if at < self.next_turn[host][shard] {
             self.next_turn[host][shard] = at;
             self.push(at, What::Turn { host, shard });
@@ -355,102 +339,6 @@ impl World {
         let gap = SEC / rate;
         let at = self.now + gap / 2 + self.dice.below(gap + 1);
         self.push(at, What::Stranger(kind));
-    }
-
-    fn make_peace(&mut self) {
-        self.trace
-            .line(self.now, || "=== all faults cease ===".into());
-        let plain = Faults::none(0);
-        self.faults.hosts = plain.hosts;
-        self.faults.stranger = plain.stranger;
-        self.faults.hostile = None;
-        for link in &mut self.links {
-            link.make_peace();
-        }
-        for host in &self.hosts {
-            for queue in &host.queues {
-                queue.set_deaf(false);
-            }
-        }
-    }
-
-    fn give_up(&mut self) {
-        for host in 0..2 {
-            for shard in 0..self.hosts[host].shards.len() {
-                self.hosts[host].set_clock(self.now);
-                self.hosts[host].shards[shard].with_context(|app, cx| app.give_up(cx));
-                self.wake(host, shard, self.now);
-            }
-        }
-    }
-
-    fn fault(&mut self, happening: Happening) {
-        self.trace.line(self.now, || format!("=== {happening:?}"));
-        match happening {
-            Happening::Outage { host, lasts } => self.links[host].down_until = self.now + lasts,
-            Happening::Mtu { host, mtu, tells } => self.links[host].mtu = Some((mtu, tells)),
-            Happening::ClockJump { host, by } => {
-                self.hosts[host].leap(by);
-                let mut book = self.book.borrow_mut();
-                book.leaps += by;
-                book.leapt |= by > 10 * SEC;
-                drop(book);
-                for shard in 0..self.next_turn[host].len() {
-                    self.wake(host, shard, self.now);
-                }
-            }
-            Happening::Respread { host } => {
-                self.hosts[host].demux.borrow_mut().salt = self.dice.next_u64();
-            }
-            Happening::Death { host, reborn_after } => {
-                if self.hosts[host].is_alive() {
-                    self.die(host);
-                    self.push(self.now + reborn_after, What::Birth(host));
-                }
-            }
-            Happening::Stop { host, reborn_after } => {
-                if self.hosts[host].is_alive() && !self.book.borrow().stopping[host] {
-                    self.book.borrow_mut().stopped(host);
-                    self.hosts[host].set_clock(self.now);
-                    for shard in 0..self.hosts[host].shards.len() {
-                        self.hosts[host].shards[shard].with_context(|_, cx| cx.stop());
-                        self.wake(host, shard, self.now);
-                    }
-                    self.push(self.now + reborn_after, What::Stopped(host));
-                }
-            }
-            Happening::Unlisten { host } => {
-                self.book.borrow_mut().unlisten(host);
-                self.hosts[host].set_clock(self.now);
-                for shard in &mut self.hosts[host].shards {
-                    shard.with_context(|app, cx| app.unlisten(cx));
-                }
-            }
-        }
-    }
-
-    fn die(&mut self, host: usize) {
-        self.hosts[host].die();
-        self.next_turn[host].clear();
-        self.tap.forget(host);
-        let mut book = self.book.borrow_mut();
-        book.stopping[host] = false;
-        book.died(host);
-    }
-
-    /// The time to linger is over, and more.
-    fn stopped(&mut self, host: usize) {
-        if !self.hosts[host].is_alive() || !self.book.borrow().stopping[host] {
-            return;
-        }
-        for shard in &self.hosts[host].shards {
-            let left = shard.report().connections;
-            if !left.is_empty() {
-                self.fail(format!("liveness: a stopped shard still has {left:?}"));
-            }
-        }
-        self.die(host);
-        self.push(self.now + MS, What::Birth(host));
     }
 
     fn arrive(&mut self, host: usize, bytes: Box<[u8]>, genuine: bool) {
