@@ -96,7 +96,7 @@ fn donor(desk: &Desk, which: u8) -> Connection<Frame> {
     let ListenOutcome::Connection(mut tcp) = outcome else {
         panic!("a SYN makes a connection: {outcome:?}");
     };
-    let mut turn = |tcp: &mut Connection<Frame>, now: Instant| {
+    let turn = |tcp: &mut Connection<Frame>, now: Instant| {
         while let Some(transmit) = tcp.poll_transmit(now) {
             drop(transmit);
         }
@@ -120,8 +120,7 @@ fn donor(desk: &Desk, which: u8) -> Connection<Frame> {
     };
     tcp.on_segment(now, &plain(0, 0, 0), None);
     for _ in 0..6 {
-        tcp.send(now, desk.frame(&[0xa5; 900]))
-            .expect("there is room");
+        tcp.send(desk.frame(&[0xa5; 900])).expect("there is room");
     }
     turn(&mut tcp, now);
     now += Duration::from_millis(30);
