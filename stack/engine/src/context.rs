@@ -84,6 +84,12 @@ impl<'a, P: Port> Context<'a, P> {
         self.core.connect(remote, options)
     }
 
+    /// Has the connection fetched into the processor's cache: worth a call some hundred nanoseconds before the first of several
+    /// sends to connections that have not been heard of lately.
+    pub fn prefetch(&self, conn: ConnId) {
+        self.core.conns.prefetch(conn.index);
+    }
+
     /// Copies and sums as much of `bytes` as the send buffer and the TX frames take. If that is
     /// less than all, a `Writable` event follows when there is room.
     pub fn send(&mut self, conn: ConnId, bytes: &[u8]) -> Result<usize, ConnError> {

@@ -191,7 +191,7 @@ impl<P: Port> Core<P> {
     ) -> Connection<crate::payload::FramePayload> {
         let mut config = config.clone();
         config.mss = config.mss.min(mss_for(mtu.min(self.config.mtu), &tuple));
-        let iss = match self.flows.lookup(&tuple) {
+        let iss = match self.place_of(&tuple) {
             Some(Place::TimeWait(index)) => {
                 let old = self.time_waits.get(index);
                 let iss = old.and_then(|one| one.successor(self.now));
@@ -202,7 +202,8 @@ impl<P: Port> Core<P> {
         };
         let iss = iss.unwrap_or_else(|| self.secrets.initial_sequence(&tuple, self.now));
         let offset = self.secrets.timestamp_offset(&tuple);
-        let mut tcp = Connection::connect(&config, tuple, iss, offset, self.now);
+        let config = self.share(config);
+        let mut tcp = Connection::connect_shared(&config, tuple, iss, offset, self.now);
         // A placeholder has no port yet.
         if config.fast_open
             && tuple.local_port != 0
@@ -211,6 +212,14 @@ impl<P: Port> Core<P> {
             tcp.fast_open(offer);
         }
         tcp
+    }
+
+    /// The settings, kept once for all active opens in a row that have the same.
+    fn share(&mut self, config: TcpConfig) -> Arc<TcpConfig> {
+        match &self.last_config {
+            Some(last) if **last == config => Arc::clone(last),
+            _ => Arc::clone(self.last_config.insert(Arc::new(config))),
+        }
     }
 
     /// A tuple to `remote` with a local port that no connection uses towards it, from the address that
@@ -222,18 +231,21 @@ impl<P: Port> Core<P> {
             local_ports,
             flows,
             time_waits,
+            conns,
             now,
             ..
         } = self;
+        let (conns, time_waits) = (&*conns, &*time_waits);
         // The peer's segments come in the VLAN into which ours go.
         let tuple = |port| Tuple {
             vlan: path.vlan,
             ..Tuple::tcp(source, port, remote.ip(), remote.port())
         };
-        let free = local_ports.pick(hash, |port| flows.lookup(&tuple(port)).is_some());
+        let place_of = |port| flows.lookup(&tuple(port), conns, time_waits);
+        let free = local_ports.pick(hash, |port| place_of(port).is_some());
         // RFC 6191 3: with timestamps a new connection can take the place of one in TIME-WAIT.
         let chosen = free.or_else(|| {
-            local_ports.pick(hash, |port| match flows.lookup(&tuple(port)) {
+            local_ports.pick(hash, |port| match place_of(port) {
                 Some(Place::TimeWait(index)) => time_waits
                     .get(index)
                     .is_none_or(|one| one.successor(*now).is_none()),

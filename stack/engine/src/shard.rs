@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bywash_tcp::Connection;
 use bywash_tcp::time::Instant;
-use bywash_wire::{DropReason, Link};
+use bywash_wire::{DropReason, Link, Tuple};
 use bywash_xsk::{Frame, Port};
 use hashbrown::HashMap;
 
@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::defence::RateLimit;
 use crate::directory::{ControlMessage, Directory};
 use crate::fast_open::KnownServers;
-use crate::flows::FlowTable;
+use crate::flows::{FlowTable, Place};
 use crate::host::Routes;
 use crate::idle::Idle;
 use crate::listeners::Listeners;
@@ -161,6 +161,8 @@ pub struct Core<P: Port> {
     pub(crate) arrived: VecDeque<(ConnId, Luggage)>,
     /// By ring: what the last turn that found something in it found.
     pub(crate) reads: Vec<Read>,
+    /// Settings of the latest active open.
+    pub(crate) last_config: Option<Arc<bywash_tcp::Config>>,
     pub(crate) wheel: Wheel,
     pub(crate) service_timers: BinaryHeap<Reverse<(u64, u64)>>,
 
@@ -257,6 +259,7 @@ impl<P: Port> Core<P> {
             displaced: Vec::new(),
             arrived: VecDeque::new(),
             reads,
+            last_config: None,
             wheel: Wheel::new(now),
             service_timers: BinaryHeap::new(),
             dirty: VecDeque::new(),
@@ -279,6 +282,19 @@ impl<P: Port> Core<P> {
             phase: Phase::Running,
             pressure: Pressure::None,
             env,
+        }
+    }
+
+    /// Where the flow's state is.
+    pub(crate) fn place_of(&self, tuple: &Tuple) -> Option<Place> {
+        self.flows.lookup(tuple, &self.conns, &self.time_waits)
+    }
+
+    /// The flow's connection, if it is not in TIME-WAIT's own table.
+    pub(crate) fn connection_of(&self, tuple: &Tuple) -> Option<u32> {
+        match self.place_of(tuple) {
+            Some(Place::Connection(index)) => Some(index),
+            _ => None,
         }
     }
 
@@ -317,7 +333,7 @@ impl<P: Port> Core<P> {
             self.path_mtus.learn(tuple.remote, mtu, at);
         }
         if conn.opening.is_none() {
-            self.flows.remove(&tuple);
+            self.flows.remove(&tuple, Place::Connection(index));
             if self.config.shards > 1 {
                 self.directory.remove(&tuple);
             }

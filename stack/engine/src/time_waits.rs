@@ -79,7 +79,7 @@ impl<P: Port> Core<P> {
         }
         let tuple = *one.tuple();
         let place = self.time_waits.insert(one);
-        self.flows.insert(tuple, Place::TimeWait(place));
+        self.flows.insert(&tuple, Place::TimeWait(place));
         if self.config.shards > 1 {
             self.directory.insert(&tuple, self.config.index);
         }
@@ -113,7 +113,7 @@ impl<P: Port> Core<P> {
         let Some(one) = self.time_waits.slab.remove(index) else {
             return;
         };
-        self.flows.remove(one.tuple());
+        self.flows.remove(one.tuple(), Place::TimeWait(index));
         if self.config.shards > 1 {
             self.directory.remove(one.tuple());
         }

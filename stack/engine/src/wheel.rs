@@ -8,6 +8,10 @@
 //! connection's index) in a doubly linked list threaded through one vector, so moving a deadline
 //! costs two unlinks and no allocation. A bitmap per level makes empty stretches free.
 //!
+//! Most deadlines are moved or taken back before they come: every acknowledgment does it. So an entry whose deadline is put
+//! off, or taken back, stays where it stands, with a note; it is moved or dropped when its old place comes up. That is one
+//! look more for each entry in each of its old time-outs, and no unlinking for each packet.
+//!
 //! A deadline fires at the first `advance` at or after it, never before; one tick late at most.
 
 use bywash_tcp::time::Instant;
@@ -26,9 +30,11 @@ const NONE: u32 = u32::MAX;
 struct Entry {
     next: u32,
     prev: u32,
-    /// Tick of the deadline; meaningless while `place` is `NONE`.
+    /// Tick that it stands at; meaningless while `place` is `NONE`.
     tick: u64,
-    /// Level * SLOTS + slot, or `NONE` while not armed.
+    /// By how many ticks the deadline is later; `NONE`: there is none any more.
+    later: u32,
+    /// Level * SLOTS + slot, or `NONE` while it stands nowhere.
     place: u32,
 }
 
@@ -36,8 +42,15 @@ const IDLE: Entry = Entry {
     next: NONE,
     prev: NONE,
     tick: 0,
+    later: NONE,
     place: NONE,
 };
+
+impl Entry {
+    fn is_armed(&self) -> bool {
+        self.place != NONE && self.later != NONE
+    }
+}
 
 /// Deadlines by key.
 pub(crate) struct Wheel {
@@ -46,7 +59,10 @@ pub(crate) struct Wheel {
     occupied: [u64; LEVELS],
     /// Every tick before this one has fired.
     tick: u64,
+    /// Entries with a deadline.
     armed: usize,
+    /// Entries in lists.
+    linked: usize,
 }
 
 impl Wheel {
@@ -57,21 +73,32 @@ impl Wheel {
             occupied: [0; LEVELS],
             tick: now.as_nanos() >> TICK_SHIFT,
             armed: 0,
+            linked: 0,
         }
     }
 
     /// Arms, moves or (with `None`) disarms the deadline of `key`.
     pub(crate) fn set(&mut self, key: u32, deadline: Option<Instant>) {
         let Some(deadline) = deadline else {
-            self.unlink(key);
+            if let Some(entry) = self.entries.get_mut(key as usize)
+                && entry.is_armed()
+            {
+                entry.later = NONE;
+                self.armed -= 1;
+            }
             return;
         };
         let tick = self.tick_of(deadline);
         if key as usize >= self.entries.len() {
             self.entries.resize(key as usize + 1, IDLE);
         }
-        let entry = &self.entries[key as usize];
-        if entry.place != NONE && entry.tick == tick {
+        let entry = &mut self.entries[key as usize];
+        if entry.place != NONE
+            && let Some(later) = tick.checked_sub(entry.tick)
+            && later < u64::from(NONE)
+        {
+            self.armed += usize::from(entry.later == NONE);
+            entry.later = later as u32;
             return;
         }
         self.unlink(key);
@@ -84,7 +111,7 @@ impl Wheel {
         let target = now.as_nanos() >> TICK_SHIFT;
         let mut fired = 0;
         while self.tick <= target {
-            if self.armed == 0 {
+            if self.linked == 0 {
                 self.tick = target + 1;
                 break;
             }
@@ -155,6 +182,7 @@ impl Wheel {
             next: head,
             prev: NONE,
             tick,
+            later: 0,
             place: place as u32,
         };
         if head != NONE {
@@ -163,6 +191,7 @@ impl Wheel {
         self.heads[place] = key;
         self.occupied[level] |= 1 << slot;
         self.armed += 1;
+        self.linked += 1;
     }
 
     fn unlink(&mut self, key: u32) {
@@ -185,15 +214,25 @@ impl Wheel {
             self.occupied[place / SLOTS] &= !(1 << (place % SLOTS));
         }
         self.entries[key as usize] = IDLE;
-        self.armed -= 1;
+        self.armed -= usize::from(entry.is_armed());
+        self.linked -= 1;
+    }
+
+    /// The tick at which the entry shall fire, if it shall.
+    fn deadline_of(&self, key: u32) -> Option<u64> {
+        let entry = &self.entries[key as usize];
+        entry
+            .is_armed()
+            .then(|| entry.tick + u64::from(entry.later))
     }
 
     fn fire_slot(&mut self, slot: usize, fire: &mut impl FnMut(u32)) -> usize {
         let mut fired = 0;
         while self.heads[slot] != NONE {
             let key = self.heads[slot];
-            let tick = self.entries[key as usize].tick;
+            let deadline = self.deadline_of(key);
             self.unlink(key);
+            let Some(tick) = deadline else { continue };
             if tick > self.tick {
                 self.link(key, tick);
             } else {
@@ -211,9 +250,12 @@ impl Wheel {
             let place = level * SLOTS + slot;
             let mut key = self.heads[place];
             while key != NONE {
-                let Entry { next, tick, .. } = self.entries[key as usize];
+                let next = self.entries[key as usize].next;
+                let deadline = self.deadline_of(key);
                 self.unlink(key);
-                self.link(key, tick);
+                if let Some(tick) = deadline {
+                    self.link(key, tick);
+                }
                 key = next;
             }
             if slot != 0 {

@@ -1,5 +1,6 @@
 //! A frame in, a segment out: one pass from the outside in.
 
+use core::net::Ipv4Addr;
 use core::ops::Range;
 
 use crate::checksum::{pseudo_header, sum};
@@ -74,7 +75,8 @@ pub fn decode(frame: &[u8], policy: ChecksumPolicy) -> Result<Decoded, DropReaso
     if header.source_port == 0 || header.destination_port == 0 {
         return Err(DropReason::PortZero);
     }
-    let mut decoded = Decoded {
+    // Put together where the caller wants it, and not moved there afterwards.
+    let mut result = Ok(Decoded {
         source_mac: link.source,
         destination_mac: link.destination,
         tuple: Tuple {
@@ -93,10 +95,28 @@ pub fn decode(frame: &[u8], policy: ChecksumPolicy) -> Result<Decoded, DropReaso
         },
         segment: header.segment,
         partial_checksum,
-    };
-    if let Some(list) = header.unusual_options {
+    });
+    if let (Some(list), Ok(decoded)) = (header.unusual_options, &mut result) {
         let syn = decoded.segment.flags.contains(Flags::SYN);
         decoded.segment.options = Options::parse(list, syn);
     }
-    Ok(decoded)
+    result
+}
+
+/// The flow of an untagged frame with TCP over IPv4 without options, read without a check of any kind: to fetch what will be
+/// needed before the frame is decoded. `None` for all other frames, and perhaps nonsense for broken ones.
+#[inline]
+pub fn glance(frame: &[u8]) -> Option<Tuple> {
+    let header = frame.get(ethernet::HEADER_LEN..)?.first_chunk::<24>()?;
+    if frame[12..14] != ethernet::ETHERTYPE_IPV4.to_be_bytes()
+        || header[0] != 0x45
+        || header[9] != PROTOCOL_TCP
+    {
+        return None;
+    }
+    let address = |at: usize| {
+        Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]).into()
+    };
+    let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    Some(Tuple::tcp(address(16), port(22), address(12), port(20)))
 }

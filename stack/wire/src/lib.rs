@@ -64,7 +64,7 @@ mod tuple;
 mod vlan;
 mod words;
 
-pub use decode::{ChecksumPolicy, Decoded, decode};
+pub use decode::{ChecksumPolicy, Decoded, decode, glance};
 pub use drop_reason::DropReason;
 pub use ecn::Ecn;
 pub use emit::{emit, emit_partial, header_len};

@@ -58,6 +58,12 @@ impl VlanId {
         self.outer.get() & 0x0fff
     }
 
+    /// All of it as a number, different for each: for hashing.
+    #[inline]
+    pub const fn bits(self) -> u32 {
+        (self.outer.get() as u32) << 16 | self.inner as u32
+    }
+
     /// Whether the outer tag is an 802.1ad service tag (EtherType 0x88a8) instead of an 802.1Q one (0x8100).
     #[inline]
     pub const fn is_service(self) -> bool {

@@ -41,7 +41,8 @@ type FaultHook = Box<dyn FnMut(u64, &[u8]) -> Fate>;
 /// The RX rings of one port; the other port delivers into them.
 struct RxRings {
     rings: Vec<RxRing>,
-    steering: Steering,
+    /// `None`: all to ring 0.
+    steering: Option<Steering>,
     /// Frames for which `steering` named no ring.
     steering_dropped: u64,
 }
@@ -64,14 +65,32 @@ impl RxRings {
         });
         Self {
             rings: rings.collect(),
-            steering: Box::new(|_| 0),
+            steering: None,
             steering_dropped: 0,
+        }
+    }
+
+    /// Whether all frames went into ring 0 at once: nothing chooses another, and it was empty and has room.
+    fn takes_all(&mut self, frames: &mut VecDeque<Frame>) -> bool {
+        match self.rings.first_mut() {
+            Some(ring)
+                if self.steering.is_none()
+                    && ring.frames.is_empty()
+                    && frames.len() <= ring.size =>
+            {
+                std::mem::swap(&mut ring.frames, frames);
+                true
+            }
+            _ => false,
         }
     }
 
     /// A frame that finds no ring or no room is dropped, and so completed.
     fn deliver(&mut self, frame: Frame) {
-        let index = (self.steering)(frame.bytes());
+        let index = match &self.steering {
+            Some(steering) => steering(frame.bytes()),
+            None => 0,
+        };
         match self.rings.get_mut(index) {
             None => self.steering_dropped += 1,
             Some(ring) if ring.frames.len() >= ring.size => ring.full += 1,
@@ -95,7 +114,8 @@ pub struct MemoryPort {
     tx_ring_size: usize,
     outstanding: usize,
     outstanding_max: usize,
-    fault: FaultHook,
+    /// `None`: all are delivered.
+    fault: Option<FaultHook>,
     /// Frames that the fault hook has seen.
     sequence: u64,
     /// By chunk: reclaims that its completion is to wait, as the hook said when it was sent.
@@ -147,7 +167,7 @@ impl MemoryPort {
             tx_ring_size: config.rings.tx as usize,
             outstanding: 0,
             outstanding_max: config.tx_outstanding_max.unwrap_or(config.umem.tx_frames) as usize,
-            fault: Box::new(|_, _| Fate::Deliver),
+            fault: None,
             sequence: 0,
             delays: vec![0; config.umem.frames() as usize],
             late: Vec::new(),
@@ -159,12 +179,12 @@ impl MemoryPort {
     /// Picks the RX ring of each frame that *arrives* at this end. At first all go to ring 0. A ring that there is not
     /// drops the frame, counted.
     pub fn set_steering(&mut self, steering: impl Fn(&[u8]) -> usize + 'static) {
-        self.rx.borrow_mut().steering = Box::new(steering);
+        self.rx.borrow_mut().steering = Some(Box::new(steering));
     }
 
     /// Decides about each frame that *leaves* this end; `u64` counts them from 0. At first all are delivered.
     pub fn set_fault_hook(&mut self, hook: impl FnMut(u64, &[u8]) -> Fate + 'static) {
-        self.fault = Box::new(hook);
+        self.fault = Some(Box::new(hook));
     }
 
     fn complete(&mut self, chunk: u32) {
@@ -271,10 +291,18 @@ impl Port for MemoryPort {
     /// Delivers everything posted; never a system call.
     fn kick(&mut self) -> usize {
         let mut peer_rx = self.peer_rx.borrow_mut();
+        let sent = self.tx.len();
+        if self.fault.is_none() && peer_rx.takes_all(&mut self.tx) {
+            self.sequence += sent as u64;
+            return 0;
+        }
         while let Some(frame) = self.tx.pop_front() {
-            let sequence = self.sequence;
+            let fate = match &mut self.fault {
+                Some(fault) => fault(self.sequence, frame.bytes()),
+                None => Fate::Deliver,
+            };
             self.sequence += 1;
-            match (self.fault)(sequence, frame.bytes()) {
+            match fate {
                 Fate::Deliver => peer_rx.deliver(frame),
                 Fate::Drop => self.statistics.fault_dropped += 1,
                 Fate::DropDelayCompletion(reclaims) => {

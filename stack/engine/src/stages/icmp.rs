@@ -14,7 +14,7 @@ impl<P: Port> Core<P> {
             Ok(error) => error,
             Err(reason) => return self.count_drop(reason),
         };
-        let Some(index) = self.flows.connection(&error.tuple) else {
+        let Some(index) = self.connection_of(&error.tuple) else {
             return match self.directory.owner(&error.tuple) {
                 Some(owner) if owner != self.config.index => self.hand_over(owner, frame),
                 _ => self.count_drop(DropReason::IcmpNoConnection),

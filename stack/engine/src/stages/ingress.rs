@@ -7,7 +7,7 @@
 
 use bywash_tcp::{CloseReason, Disposition, FastOpenAnswer, ListenOutcome, reset_for};
 use bywash_wire::{Decoded, DropReason, Flags, Segment, Tuple};
-use bywash_xsk::{Frame, Port};
+use bywash_xsk::{Frame, Port, prefetch};
 
 use crate::config::PoolPolicy;
 use crate::directory::Handed;
@@ -52,6 +52,12 @@ impl Arrival {
     }
 }
 
+/// Frames whose connections are fetched together: enough misses at once to use the memory's width, few enough that what was
+/// fetched is still there when its turn comes.
+const AHEAD: usize = 16;
+/// With so many connections they are in the second-level cache in any case.
+const CACHED_CONNECTIONS: usize = 256;
+
 impl<P: Port> Core<P> {
     /// Primary first, then control, then the flows' own rings.
     pub(crate) fn ingress(&mut self) -> usize {
@@ -59,14 +65,46 @@ impl<P: Port> Core<P> {
         for ring in [PRIMARY, CONTROL] {
             received += self.fetch(ring, self.config.ingress_budget);
             let mut batch = std::mem::take(&mut self.batch);
-            for frame in batch.drain(..) {
-                self.on_frame(frame, Arrival::by(ring));
-            }
+            self.on_frames(batch.drain(..), Arrival::by(ring));
             self.batch = batch;
         }
         received += self.read_pools();
         self.settle_moves();
         received
+    }
+
+    /// Frames of one ring in their order, with what they will need fetched a little ahead of them.
+    fn on_frames(&mut self, mut frames: std::vec::Drain<'_, Frame>, arrival: Arrival) {
+        let ahead = self.conns.len() > CACHED_CONNECTIONS;
+        let mut seen = 0;
+        loop {
+            if ahead && seen % AHEAD == 0 {
+                self.look_ahead(frames.as_slice());
+            }
+            seen += 1;
+            let Some(frame) = frames.next() else {
+                return;
+            };
+            self.on_frame(frame, arrival);
+        }
+    }
+
+    /// Fetches the connections of the next frames into the cache: all at once, where one after the other each would be waited
+    /// for. First those frames' headers and the table's entries, whose misses overlap as nothing depends on them.
+    fn look_ahead(&self, frames: &[Frame]) {
+        let (next, later) = frames.split_at(frames.len().min(AHEAD));
+        for frame in later.iter().take(AHEAD) {
+            if let Some(headers) = frame.bytes().first_chunk::<64>() {
+                prefetch(headers);
+            }
+        }
+        for frame in next {
+            if let Some(index) =
+                bywash_wire::glance(frame.bytes()).and_then(|tuple| self.flows.guess(&tuple))
+            {
+                self.conns.prefetch(index);
+            }
+        }
     }
 
     /// Frames of a ring -> `self.batch`.
@@ -139,7 +177,7 @@ impl<P: Port> Core<P> {
             self.counters.segments_in += 1;
             self.counters.partial_checksums += u64::from(decoded.partial_checksum);
         }
-        match self.flows.lookup(&decoded.tuple) {
+        match self.place_of(&decoded.tuple) {
             Some(Place::Connection(index)) => {
                 self.on_flow_segment(index, &decoded, frame, arrival);
             }
@@ -246,7 +284,7 @@ impl<P: Port> Core<P> {
             }
             // Ours, and not here yet: it is in the inbox.
             self.adopt_travellers();
-            if let Some(index) = self.flows.connection(&tuple) {
+            if let Some(index) = self.connection_of(&tuple) {
                 return self.on_flow_segment(index, decoded, frame, arrival);
             }
         }
@@ -379,7 +417,7 @@ impl<P: Port> Core<P> {
 
     /// Makes the connection findable by its tuple.
     pub(crate) fn enlist(&mut self, tuple: &Tuple, index: u32) {
-        self.flows.insert(*tuple, Place::Connection(index));
+        self.flows.insert(tuple, Place::Connection(index));
         if self.config.shards > 1 {
             self.directory.insert(tuple, self.config.index);
         }

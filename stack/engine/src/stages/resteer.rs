@@ -20,6 +20,7 @@ use bywash_xsk::Port;
 
 use crate::context::Context;
 use crate::directory::{Handed, Traveller};
+use crate::flows::Place;
 use crate::payload::FramePayload;
 use crate::pools::PRIMARY;
 use crate::pools::moves::Move;
@@ -138,7 +139,8 @@ impl<P: Port> Core<P> {
         self.demote(index);
         self.forget_moves(index);
         if let Some(conn) = self.conns.remove(index) {
-            self.flows.remove(conn.tcp.tuple());
+            self.flows
+                .remove(conn.tcp.tuple(), Place::Connection(index));
             self.wheel.set(index, None);
             self.counters.resteered_away += 1;
         }

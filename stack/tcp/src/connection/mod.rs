@@ -245,7 +245,17 @@ impl<P: Payload> Connection<P> {
         ts_offset: u32,
         now: Instant,
     ) -> Self {
-        let config = &Arc::new(config.clone());
+        Self::connect_shared(&Arc::new(config.clone()), tuple, iss, ts_offset, now)
+    }
+
+    /// [`connect`](Self::connect) with settings that other connections have too: they are kept once.
+    pub fn connect_shared(
+        config: &Arc<Config>,
+        tuple: Tuple,
+        iss: SeqNumber,
+        ts_offset: u32,
+        now: Instant,
+    ) -> Self {
         Self::new(config, tuple, Phase::SynSent, iss, ts_offset, now)
     }
 
