@@ -19,6 +19,8 @@ pub(crate) const LOCAL_PORTS: std::ops::RangeInclusive<u16> = 1024..=65535;
 const PER_PORT: usize = 32_768;
 /// Connections that are being opened at once.
 const OPENING: usize = 512;
+/// How far ahead the asking end has its connections fetched into the cache.
+const PREFETCHED: usize = 16;
 /// Largest message.
 const MESSAGE_MAX: usize = 1024;
 
@@ -132,6 +134,12 @@ impl Asker {
         conn
     }
 
+    /// As an application does that knows whom it will write to.
+    fn prefetch<P: Port>(&self, cx: &Context<'_, P>) {
+        let soon = (self.next + PREFETCHED) % self.conns.len();
+        cx.prefetch(self.conns[soon]);
+    }
+
     fn begin<P: Port>(&mut self, cx: &mut Context<'_, P>) {
         self.asking = true;
         for _ in 0..self.load.in_flight {
@@ -165,6 +173,9 @@ impl Service for Asker {
                         false => self.next_conn(),
                     };
                     self.ask(cx, next);
+                    if self.load.connections > PREFETCHED {
+                        self.prefetch(cx);
+                    }
                 }
             }
             Event::Closed { reason, .. } => self.failure = Some(format!("closed: {reason:?}")),

@@ -133,6 +133,7 @@ impl<P: Port> Core<P> {
             conn.wants_writable = true;
             return Ok(0);
         }
+        conn.tcp.lend_for_sending(&mut self.spare);
         let mut taken = 0;
         let mut starved = false;
         while taken < bytes.len() {

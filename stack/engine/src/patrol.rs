@@ -130,13 +130,13 @@ fn verdict(reap: &Reap, conn: &mut Conn, now: Instant) -> Verdict {
         acked: activity.acked,
         since: now,
     };
-    let watched = *conn.progress.get_or_insert(fresh);
+    let watched = **conn.progress.get_or_insert_with(|| Box::new(fresh));
     if !over(watched.since, slow.period) {
         return Verdict::Stay;
     }
     if activity.acked - watched.acked < slow.bytes {
         return Verdict::Slow;
     }
-    conn.progress = Some(fresh);
+    conn.progress = Some(Box::new(fresh));
     Verdict::Stay
 }

@@ -103,7 +103,7 @@ pub(crate) struct Conn {
     /// The service closed it and reads no more.
     pub(crate) abandoned: bool,
     /// What the patrol knows of a connection for whose peer data waits.
-    pub(crate) progress: Option<Progress>,
+    pub(crate) progress: Option<Box<Progress>>,
     /// It did Fast Open, and what came of it is not settled.
     pub(crate) fast_open: bool,
     /// What an active open was asked for, kept until its path is known.
@@ -161,6 +161,8 @@ pub struct Core<P: Port> {
     pub(crate) arrived: VecDeque<(ConnId, Luggage)>,
     /// By ring: what the last turn that found something in it found.
     pub(crate) reads: Vec<Read>,
+    /// Memory of queues that are empty.
+    pub(crate) spare: bywash_tcp::Spare<FramePayload>,
     /// Settings of the latest active open.
     pub(crate) last_config: Option<Arc<bywash_tcp::Config>>,
     pub(crate) wheel: Wheel,
@@ -259,6 +261,7 @@ impl<P: Port> Core<P> {
             displaced: Vec::new(),
             arrived: VecDeque::new(),
             reads,
+            spare: bywash_tcp::Spare::default(),
             last_config: None,
             wheel: Wheel::new(now),
             service_timers: BinaryHeap::new(),

@@ -127,6 +127,11 @@ impl<P: Payload> Receiver<P> {
         self.edge.distance_from(self.nxt).max(0) as u32
     }
 
+    /// Where the queue in order lies.
+    pub(crate) fn memory(&mut self) -> &mut VecDeque<P> {
+        &mut self.queue
+    }
+
     /// Handles held.
     fn segments(&self) -> usize {
         self.queue.len() + self.ooo.segments()
@@ -367,6 +372,11 @@ impl<P: Payload> Receiver<P> {
             *from = if start.before(*from) { start } else { *from };
             *to = if end.after(*to) { end } else { *to };
         }
+    }
+
+    /// Whether [`sack_blocks`](Self::sack_blocks) has any.
+    pub(crate) fn has_sack_blocks(&self) -> bool {
+        self.duplicate.is_some() || !self.ooo.is_empty()
     }
 
     /// The blocks of the SACK option: first the bytes that came twice (RFC 2883 4), then what is held, the block that changed

@@ -105,6 +105,7 @@ impl<P: Port> Core<P> {
             return;
         };
         conn.ready = false;
+        conn.tcp.give_back(&mut self.spare);
         if !conn.tcp.is_closed() {
             if conn.tcp.state() == State::TimeWait {
                 return self.enter_time_wait(index);

@@ -231,6 +231,7 @@ impl<P: Port> Core<P> {
         } else if refused.is_none() {
             conn.received += decoded.payload.len() as u64;
             let payload = payload_of(frame, decoded);
+            conn.tcp.lend_for_reading(&mut self.spare);
             conn.tcp
                 .on_packet(self.now, decoded.ecn, &decoded.segment, Some(payload))
         } else {

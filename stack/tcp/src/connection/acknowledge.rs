@@ -49,6 +49,9 @@ impl<P: Payload> Connection<P> {
 
     /// SACK blocks as far as segment and header have room: data is never cut to make room for them.
     pub(super) fn add_sack(&mut self, options: &mut Options, len: u32) {
+        if !self.rcv.has_sack_blocks() {
+            return;
+        }
         let blocks = self.rcv.sack_blocks();
         let room = usize::from(self.agreed.mss).saturating_sub(len as usize);
         for count in (1..=blocks.len()).rev() {

@@ -69,8 +69,8 @@ const TIMESTAMPS_LEN: u16 = 12;
 pub struct Connection<P: Payload> {
     phase: Phase,
     events: Pending,
-    snd: SendQueue<P>,
-    rcv: Receiver<P>,
+    pub(crate) snd: SendQueue<P>,
+    pub(crate) rcv: Receiver<P>,
     agreed: Agreed,
     control: Control,
     timers: Timers,

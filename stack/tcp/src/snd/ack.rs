@@ -117,9 +117,7 @@ impl<P: Payload> SendQueue<P> {
                 self.trim_front(ack, acked);
                 break;
             }
-            let Some(record) = self.records.pop_front() else {
-                break;
-            };
+            // Looked at where it lies: only what it holds is dropped.
             taken += 1;
             self.sent -= 1;
             self.queued -= record.len as usize;
@@ -129,14 +127,15 @@ impl<P: Payload> SendQueue<P> {
             again |= record.transmissions > 1;
             self.pipe -= record.weight() * record.seq_len();
             if !record.sacked {
-                acked.note_delivered(&record, arrival, highest);
+                acked.note_delivered(record, arrival, highest);
             }
             if let Some(board) = &mut self.board {
                 if !record.sacked {
-                    board.rack.on_delivered(&record, arrival, true);
+                    board.rack.on_delivered(record, arrival, true);
                 }
-                board.on_taken(&record);
+                board.on_taken(record);
             }
+            self.records.pop_front();
         }
         if again {
             // Karn's rule, for the whole acknowledgment: what was sent once may have waited at the peer for what was sent

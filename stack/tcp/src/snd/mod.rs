@@ -135,6 +135,11 @@ impl<P: Payload> SendQueue<P> {
         queue
     }
 
+    /// Where the records lie.
+    pub(crate) fn memory(&mut self) -> &mut VecDeque<Record<P>> {
+        &mut self.records
+    }
+
     fn end(&self) -> SeqNumber {
         self.records.back().map_or(self.nxt, Record::end)
     }

@@ -1,0 +1,105 @@
+//! Memory of queues that are empty now, for connections whose queues are about to fill.
+//!
+//! ```text
+//!  segment, send -> lend -> [queue in use] -> empty at the end of the turn -> give_back -> Spare
+//! ```
+//! A connection at rest has nothing to send again and nothing to read: its queues' memory, several hundred bytes, would lie
+//! there for nothing, and out of every cache. The owner of many connections keeps it in common: the queue emptied last is
+//! the next one used. Nobody must do so: a queue without memory gets its own.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use crate::connection::Connection;
+use crate::payload::Payload;
+use crate::snd::Record;
+
+/// Queues kept of each kind; what is beyond is freed.
+const KEPT: usize = 4_096;
+/// Longer queues stay with the connection that needed them: it is likely to do so again.
+const CAPACITY_MAX: usize = 256;
+
+/// Empty queues with memory.
+#[derive(Debug)]
+pub struct Spare<P> {
+    records: Vec<VecDeque<Record<P>>>,
+    unread: Vec<VecDeque<P>>,
+}
+
+impl<P> Default for Spare<P> {
+    fn default() -> Self {
+        Self {
+            records: Vec::new(),
+            unread: Vec::new(),
+        }
+    }
+}
+
+fn lend<T>(queue: &mut VecDeque<T>, from: &mut Vec<VecDeque<T>>) {
+    if queue.capacity() == 0
+        && let Some(spare) = from.pop()
+    {
+        *queue = spare;
+    }
+}
+
+fn give_back<T>(queue: &mut VecDeque<T>, to: &mut Vec<VecDeque<T>>) {
+    if queue.is_empty() && (1..=CAPACITY_MAX).contains(&queue.capacity()) {
+        let queue = core::mem::take(queue);
+        if to.len() < KEPT {
+            to.push(queue);
+        }
+    }
+}
+
+impl<P: Payload> Connection<P> {
+    /// Data is about to be queued for sending.
+    pub fn lend_for_sending(&mut self, spare: &mut Spare<P>) {
+        lend(self.snd.memory(), &mut spare.records);
+    }
+
+    /// Data is about to arrive.
+    pub fn lend_for_reading(&mut self, spare: &mut Spare<P>) {
+        lend(self.rcv.memory(), &mut spare.unread);
+    }
+
+    /// Takes the memory of queues that are empty.
+    pub fn give_back(&mut self, spare: &mut Spare<P>) {
+        give_back(self.snd.memory(), &mut spare.records);
+        give_back(self.rcv.memory(), &mut spare.unread);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_goes_round() {
+        let mut spares: Vec<VecDeque<u32>> = Vec::new();
+        let mut one = VecDeque::from([1, 2]);
+        give_back(&mut one, &mut spares);
+        assert!(spares.is_empty(), "it is in use");
+        one.clear();
+        give_back(&mut one, &mut spares);
+        assert_eq!((one.capacity(), spares.len()), (0, 1));
+        let mut other = VecDeque::new();
+        lend(&mut other, &mut spares);
+        assert!(other.capacity() > 0 && spares.is_empty());
+        let capacity = other.capacity();
+        lend(&mut other, &mut spares);
+        assert_eq!(other.capacity(), capacity, "it has its own");
+    }
+
+    #[test]
+    fn long_queues_stay_and_spares_are_bounded() {
+        let mut spares: Vec<VecDeque<u32>> = Vec::new();
+        let mut long = VecDeque::with_capacity(CAPACITY_MAX + 1);
+        give_back(&mut long, &mut spares);
+        assert!(long.capacity() > CAPACITY_MAX && spares.is_empty());
+        for _ in 0..=KEPT {
+            give_back(&mut VecDeque::with_capacity(4), &mut spares);
+        }
+        assert_eq!(spares.len(), KEPT);
+    }
+}
