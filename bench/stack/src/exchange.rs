@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::Result;
-use bywash::seams::MemoryConfig;
+use bywash::seams::{MemoryConfig, UmemConfig, tcp};
 use bywash::{ConnId, ConnOptions, Context, Event, MemoryPair, Port, Recv, Service, ShardConfig};
 
 use crate::cost::{Cost, Effort, Progress, pair, prepare, run};
@@ -19,6 +19,10 @@ pub(crate) const LOCAL_PORTS: std::ops::RangeInclusive<u16> = 1024..=65535;
 const PER_PORT: usize = 32_768;
 /// Connections that are being opened at once.
 const OPENING: usize = 512;
+/// As TCP with a delay of 5 ms instead of 40 does it.
+const DELAYED_ACK: tcp::time::Duration = tcp::time::Duration::from_millis(5);
+/// For five million answers a second that wait so long.
+const TX_FRAMES: u32 = 32_768;
 /// How far ahead the asking end has its connections fetched into the cache.
 const PREFETCHED: usize = 16;
 /// Largest message.
@@ -242,9 +246,19 @@ fn established(load: Exchange) -> Result<MemoryPair<Echo, Asker>> {
         load.in_flight <= load.connections || load.in_flight.is_multiple_of(load.connections),
         "in_flight is a multiple of the connections, or less than them"
     );
-    let config = ShardConfig {
+    let mut config = ShardConfig {
         local_ports: LOCAL_PORTS,
         ..ShardConfig::default()
+    };
+    // Over many connections no request brings the acknowledgment of the last answer soon, and until it comes each answer holds
+    // its frame: at a million a second 40 ms would hold more than a shard has.
+    config.tcp.delayed_ack = DELAYED_ACK;
+    let memory = MemoryConfig {
+        umem: UmemConfig {
+            tx_frames: TX_FRAMES,
+            ..UmemConfig::default()
+        },
+        ..MemoryConfig::default()
     };
     let ports = load.connections.div_ceil(PER_PORT);
     let asker = Asker {
@@ -258,7 +272,7 @@ fn established(load: Exchange) -> Result<MemoryPair<Echo, Asker>> {
         done: 0,
         failure: None,
     };
-    let mut pair = pair(&config, &MemoryConfig::default(), Echo::on(ports), asker)?;
+    let mut pair = pair(&config, &memory, Echo::on(ports), asker)?;
     prepare(&mut pair, Duration::from_secs(120), |_, asker| {
         asker.conns.len() == load.connections
     })?;

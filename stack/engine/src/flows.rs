@@ -65,6 +65,21 @@ const fn spread(hash: u32) -> u64 {
     (hash as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
+/// Equality, with whole words compared where that is enough.
+fn is_same(one: &Tuple, other: &Tuple) -> bool {
+    let addresses = match (one.local, one.remote, other.local, other.remote) {
+        (IpAddr::V4(a), IpAddr::V4(b), IpAddr::V4(c), IpAddr::V4(d)) => {
+            a.to_bits() == c.to_bits() && b.to_bits() == d.to_bits()
+        }
+        (a, b, c, d) => a == c && b == d,
+    };
+    addresses
+        && one.local_port == other.local_port
+        && one.remote_port == other.remote_port
+        && one.vlan == other.vlan
+        && one.protocol == other.protocol
+}
+
 impl FlowTable {
     /// Words instead of the fields one by one.
     fn hash(&self, tuple: &Tuple) -> u32 {
@@ -103,10 +118,10 @@ impl FlowTable {
                 && match Place::unpack(entry.place) {
                     Place::Connection(index) => conns
                         .get(index)
-                        .is_some_and(|conn| conn.tcp.tuple() == tuple),
+                        .is_some_and(|conn| is_same(conn.tcp.tuple(), tuple)),
                     Place::TimeWait(index) => time_waits
                         .get(index)
-                        .is_some_and(|one| one.tuple() == tuple),
+                        .is_some_and(|one| is_same(one.tuple(), tuple)),
                 }
         };
         let entry = self.entries.find(spread(hash), is)?;

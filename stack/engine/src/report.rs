@@ -466,6 +466,7 @@ impl<P: Port> Core<P> {
             ("tx-refused", port.tx_refused),
             ("tx-ring-full", port.tx_full),
             ("kicks", port.kicks),
+            ("rx-wakeups", port.rx_wakeups),
             ("kicks-deferred", port.kicks_deferred),
             ("kick-errors", port.kick_errors),
             ("busy-polls", port.busy_polls),

@@ -14,8 +14,9 @@ use crate::connection::Connection;
 use crate::payload::Payload;
 use crate::snd::Record;
 
-/// Queues kept of each kind; what is beyond is freed.
-const KEPT: usize = 4_096;
+/// Queues kept of each kind; what is beyond is freed. As many connections can be busy at once without an allocation; a quarter
+/// of a megabyte.
+const KEPT: usize = 1_024;
 /// Longer queues stay with the connection that needed them: it is likely to do so again.
 const CAPACITY_MAX: usize = 256;
 

@@ -4,6 +4,7 @@ use core::net::Ipv4Addr;
 use core::ops::Range;
 
 use crate::checksum::{pseudo_header, sum};
+use crate::ip::Packet;
 use crate::tuple::PROTOCOL_TCP;
 use crate::{DropReason, Ecn, Flags, MacAddr, Options, Segment, Tuple, ethernet, ipv4, ipv6, tcp};
 
@@ -52,11 +53,26 @@ pub struct Decoded {
 pub fn decode(frame: &[u8], policy: ChecksumPolicy) -> Result<Decoded, DropReason> {
     let link = ethernet::parse(frame)?;
     let bytes = &frame[link.header_len..];
-    let packet = match link.ethertype {
-        ethernet::ETHERTYPE_IPV4 => ipv4::parse(bytes, PROTOCOL_TCP)?,
-        ethernet::ETHERTYPE_IPV6 => ipv6::parse(bytes, PROTOCOL_TCP)?,
-        _ => return Err(DropReason::NotIp),
-    };
+    // The rest once for each family: where they met, every octet of an address would be put together from two places.
+    match link.ethertype {
+        ethernet::ETHERTYPE_IPV4 => {
+            decode_segment(bytes, &link, &ipv4::parse(bytes, PROTOCOL_TCP)?, policy)
+        }
+        ethernet::ETHERTYPE_IPV6 => {
+            decode_segment(bytes, &link, &ipv6::parse(bytes, PROTOCOL_TCP)?, policy)
+        }
+        _ => Err(DropReason::NotIp),
+    }
+}
+
+/// The segment in the IP packet that begins with `bytes`.
+#[inline(always)]
+fn decode_segment(
+    bytes: &[u8],
+    link: &ethernet::Parsed,
+    packet: &Packet,
+    policy: ChecksumPolicy,
+) -> Result<Decoded, DropReason> {
     let end = link.header_len + packet.payload.end;
     let bytes = &bytes[packet.payload.clone()];
     let header = tcp::parse(bytes)?;
