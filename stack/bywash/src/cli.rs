@@ -521,6 +521,10 @@ pub(crate) struct EchoArgs {
     /// Port to serve
     #[arg(short, long, value_name = "PORT", default_value_t = 7, value_parser = port())]
     pub(crate) port: u16,
+    /// Give and take TCP Fast Open cookies (RFC 7413): data that comes with a SYN is echoed at once. A doubled SYN is echoed
+    /// twice
+    #[arg(long)]
+    pub(crate) fast_open: bool,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
 }

@@ -81,6 +81,30 @@ impl TcpStream {
         Ok(stream)
     }
 
+    /// Connects with TCP Fast Open (RFC 7413) and waits until the handshake is complete: with a cookie of the server at hand
+    /// `request` goes with the SYN, as far as it fits, else behind the handshake. Also how much of it was taken; the rest is to be
+    /// written as usual.
+    ///
+    /// The server may get a request that goes so **twice** (RFC 7413 2.1): only for requests that may be repeated.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub fn connect_fast_open(
+        remote: &Remote,
+        peer: SocketAddr,
+        request: &[u8],
+    ) -> io::Result<(Self, usize)> {
+        let options = ConnOptions {
+            fast_open: Some(true),
+            ..ConnOptions::default()
+        };
+        let (stream, taken) = remote.connect_with(peer, options, request)?;
+        let stream = Self::new(stream);
+        stream.inner.remote.wait_connected(Patience::Forever)?;
+        Ok((stream, taken))
+    }
+
     /// Begins to connect and returns at once. The stream becomes writable when the handshake is
     /// complete; [`take_error`](Self::take_error) says why it failed.
     ///

@@ -16,7 +16,11 @@ pub(crate) fn run(args: &EchoArgs) -> Result<(), Failure> {
     let shards = config.shards;
     let (listening, outcomes) = channel();
     let engine = Engine::start(config, |_shard| {
-        Echo::new(args.port, ConnOptions::default(), listening.clone())
+        let options = ConnOptions {
+            fast_open: Some(args.fast_open),
+            ..ConnOptions::default()
+        };
+        Echo::new(args.port, options, listening.clone())
     })?;
     drop(listening);
     let mut refused = None;

@@ -272,6 +272,12 @@ fn sender(out: &mut impl Write, conn: &ConnectionReport) -> io::Result<()> {
     if sender.recovery != "Open" {
         words.push(format!("recovery {}", sender.recovery));
     }
+    if !matches!(sender.fast_open.as_str(), "" | "-") {
+        words.push(format!(
+            "fast-open {} {} B",
+            sender.fast_open, sender.syn_data
+        ));
+    }
     if sender.ecn {
         words.push("ecn".to_owned());
     }

@@ -368,16 +368,34 @@ impl Remote {
         remote: SocketAddr,
         options: ConnOptions,
     ) -> Result<RemoteStream, Failure> {
+        self.connect_with(remote, options, &[])
+            .map(|(stream, _)| stream)
+    }
+
+    /// The same, with what is written first: with TCP Fast Open (`options.fast_open`) and a cookie at hand it goes with the SYN,
+    /// else it follows the handshake. Also how much of it was taken: at most [`CHUNK_BYTES`](super::CHUNK_BYTES).
+    pub fn connect_with(
+        &self,
+        remote: SocketAddr,
+        options: ConnOptions,
+        first: &[u8],
+    ) -> Result<(RemoteStream, usize), Failure> {
         let turn = self.shared.next_shard.fetch_add(1, Ordering::Relaxed) as usize;
         let link = &self.shared.links[turn % self.shared.links.len()];
         let slot = link.allocate()?;
         let conn = slot.id;
+        // A fresh slot has all its chunks.
+        let first = match first {
+            [] => None,
+            bytes => slot.fill_chunk(bytes),
+        };
         let stream = RemoteStream::new(Arc::clone(link), slot);
         link.send(Command::Connect {
             conn,
             remote,
             options,
+            first: first.map(|(chunk, len)| (chunk, len as u32)),
         })?;
-        Ok(stream)
+        Ok((stream, first.map_or(0, |(_, len)| len)))
     }
 }

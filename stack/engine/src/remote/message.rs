@@ -48,6 +48,8 @@ pub enum Command {
         remote: SocketAddr,
         /// Choices for it.
         options: ConnOptions,
+        /// A chunk and how many of its bytes are written first, so that they may go with the SYN.
+        first: Option<(u32, u32)>,
     },
     /// Send the first `len` bytes of a chunk, then give the chunk back.
     Write {

@@ -140,22 +140,14 @@ impl RemoteService {
                 conn,
                 remote,
                 options,
-            } => self.connect(cx, conn, remote, options),
-            Command::Write { conn, chunk, len } => {
-                if let Some(remote) = self.remote(conn) {
-                    if remote.conn.is_some() && !remote.finished {
-                        remote.pending.push_back(Pending {
-                            chunk,
-                            len: len as usize,
-                            sent: 0,
-                        });
-                    } else {
-                        // The writer learns of the close by its next call.
-                        remote.slot.release_chunk(chunk);
-                    }
+                first,
+            } => {
+                self.connect(cx, conn, remote, options);
+                if let Some((chunk, len)) = first {
+                    self.write(cx, conn, chunk, len as usize);
                 }
-                self.flush(cx, conn);
             }
+            Command::Write { conn, chunk, len } => self.write(cx, conn, chunk, len as usize),
             Command::SetNagle { conn, on } => {
                 if let Some(tcp) = self.remote(conn).and_then(|remote| remote.conn) {
                     // Unknown only if it has just closed, which its handle is told anyway.
@@ -230,6 +222,22 @@ impl RemoteService {
                 },
             );
         }
+    }
+
+    fn write<P: Port>(&mut self, cx: &mut Context<'_, P>, id: RemoteId, chunk: u32, len: usize) {
+        if let Some(remote) = self.remote(id) {
+            if remote.conn.is_some() && !remote.finished {
+                remote.pending.push_back(Pending {
+                    chunk,
+                    len,
+                    sent: 0,
+                });
+            } else {
+                // The writer learns of the close by its next call.
+                remote.slot.release_chunk(chunk);
+            }
+        }
+        self.flush(cx, id);
     }
 
     fn connect<P: Port>(

@@ -7,12 +7,14 @@
 //! `BYWASH_LIVE=full` takes every three choices together instead of every two, some minutes; `BYWASH_LIVE=N` takes cell `N`
 //! of the pairs alone. The full product has 466,560 cells, which no one runs.
 //!
-//! Beside the matrix: captures, judged by tshark ([`capture`]), and smoltcp and lwIP as other TCPs ([`smol`], [`lwip`]).
+//! Beside the matrix: captures, judged by tshark ([`capture`]), TCP Fast Open ([`fast_open`]), and smoltcp and lwIP as other TCPs
+//! ([`smol`], [`lwip`]).
 
 mod capture;
 mod cell;
 mod cover;
 mod exchange;
+mod fast_open;
 mod lwip;
 mod smol;
 
