@@ -67,6 +67,19 @@ impl Capture {
         }
     }
 
+    /// Waits until the file has `bytes`: packets come in blocks, up to a second late.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, bytes: u64) {
+        let deadline = std::time::Instant::now() + LIMIT;
+        while std::fs::metadata(&self.path).map_or(0, |file| file.len()) < bytes {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the capture does not grow to {bytes} bytes"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
     /// Ends it and has it analysed. Answers the number of packets, and the findings above the level of a chat.
     #[track_caller]
     pub(crate) fn analyse(mut self, bed: &Bed) -> (u64, Vec<Finding>) {
