@@ -59,7 +59,8 @@ skip() {
 # shellcheck source=tests/vm/packages.sh
 . tests/vm/packages.sh
 
-virtio_modules=failover,net_failover,virtio_net
+# What is built in, or not there yet, in a kernel is passed over.
+virtio_modules=failover,net_failover,virtio,virtio_ring,virtio_pci_legacy_dev,virtio_pci_modern_dev,virtio_pci,dimlib,virtio_net
 igb_modules=dca,i2c-algo-bit,igb
 
 # What to boot: NAME KERNEL:KIND:MODULES DEVICE IOMMU RUN
