@@ -80,9 +80,14 @@ impl Book {
         self.number.fetch_add(1, Ordering::Relaxed) as u32
     }
 
-    /// One that ended as it should.
+    /// One that ended as it should, by its client's end, with the bytes that came there.
     fn well(&self, bytes: u64) {
         self.connections.fetch_add(1, Ordering::Relaxed);
+        self.more(bytes);
+    }
+
+    /// Bytes that came at another end.
+    fn more(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 

@@ -306,9 +306,16 @@ impl Talk {
         };
         // A slow reader need not have come to the end that it has nothing more to read before.
         let whole = self.closed && self.received == expected;
+        // Once both have said all and heard all, a RST is as good an end as an ACK: a peer that has forgotten the connection, since its
+        // TIME-WAIT was cut short or its port is wanted again (RFC 6191), answers so to a FIN that is repeated.
+        let over = in_order || self.ended;
         match self.wrong {
             true => {}
-            false if broken || (in_order && whole) => book.well(self.received),
+            // Each connection is counted once.
+            false if broken || (over && whole) => match self.is_client {
+                true => book.well(self.received),
+                false => book.more(self.received),
+            },
             false => book.failure(format!("ended too early ({why}): {self:?}")),
         }
     }
