@@ -106,9 +106,12 @@ fn section(text: &mut String, name: &str, rows: &[&Row]) -> Result<()> {
     Ok(())
 }
 
-/// Our figures in the form of the paper's table: the main metric by the paper's axis.
-fn ours(text: &mut String, name: &str, rows: &[&Row]) {
-    let (title, axis, metric, wanted): (_, _, _, fn(&Row) -> bool) = match name {
+/// Title, the param that makes the columns, metric, and which rows.
+type Form = (&'static str, &'static str, &'static str, fn(&Row) -> bool);
+
+/// The form of the paper's table, where there is one.
+fn form(name: &str) -> Option<Form> {
+    let form: Form = match name {
         "mechanism" => ("Here: Gbit/s", "xdp", "goodput", |_| true),
         "throughput" => (
             "Here: Gbit/s by message size",
@@ -143,7 +146,15 @@ fn ours(text: &mut String, name: &str, rows: &[&Row]) {
             "busy core time",
             |_| true,
         ),
-        _ => return,
+        _ => return None,
+    };
+    Some(form)
+}
+
+/// Our figures in the form of the paper's table: the main metric by the paper's axis.
+fn ours(text: &mut String, name: &str, rows: &[&Row]) {
+    let Some((title, axis, metric, wanted)) = form(name) else {
+        return;
     };
     let column = |row: &Row| {
         let value = row.params.get(axis).cloned();

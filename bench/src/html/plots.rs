@@ -7,57 +7,9 @@ use crate::row::Row;
 
 /// The plots of one experiment's rows.
 pub(super) fn of(experiment: &str, rows: &[&Row]) -> Vec<Plot> {
-    let plot = |title: &str, x, y, lines| Plot {
-        title: title.to_owned(),
-        x,
-        y,
-        lines,
-    };
     match experiment {
-        "throughput" => vec![
-            plot(
-                "Goodput by message size (Braun Figures 6 and 7, Edwards Figure 2)",
-                "bytes a message",
-                "Gbit/s",
-                lines(rows, "message", "goodput", |row| {
-                    spins(row) && !row.params.contains_key("mss")
-                }),
-            ),
-            plot(
-                "Goodput by payload of a segment, MTU 3498, offloads off",
-                "bytes a segment",
-                "Gbit/s",
-                lines(rows, "mss", "goodput", |_| true),
-            ),
-        ],
-        "latency" => vec![
-            plot(
-                "Round trip by size, p50, both ends spinning (Thekkath Table 3)",
-                "bytes",
-                "us",
-                lines(rows, "bytes", "p50", |row| alone(row) && spins(row)),
-            ),
-            plot(
-                "Round trip by size, p50, waiting by default",
-                "bytes",
-                "us",
-                lines(rows, "bytes", "p50", |row| alone(row) && !spins(row)),
-            ),
-            quantiles(
-                "Times of 1-byte ping-pongs, spinning: 1 in so many is slower",
-                rows,
-                |row| {
-                    alone(row)
-                        && spins(row)
-                        && row.params.get("bytes").is_some_and(|bytes| bytes == "1")
-                },
-            ),
-            quantiles(
-                "Open loop, 64 bytes: time from when a request was due; 1 in so many is slower",
-                rows,
-                |row| row.params.contains_key("open loop"),
-            ),
-        ],
+        "throughput" => throughput(rows),
+        "latency" => latency(rows),
         "setup" => vec![plot(
             "Short connections",
             "connections at once",
@@ -88,38 +40,104 @@ pub(super) fn of(experiment: &str, rows: &[&Row]) -> Vec<Plot> {
                 lines(rows, "flows", "pace", |_| true),
             ),
         ],
-        "wan" => ["0 %", "0.1 %", "1 %", "5 %"]
-            .into_iter()
-            .map(|loss| {
-                let fits =
-                    move |row: &Row| row.params.get("loss").is_some_and(|found| found == loss);
-                plot(
-                    &format!("Goodput by round trip, loss {loss}, path of 200 Mbit/s"),
-                    "ms",
-                    "Gbit/s",
-                    lines(rows, "round trip", "goodput", fits),
-                )
-            })
-            .collect(),
+        "wan" => wan(rows),
         "stack" => vec![plot(
             "One flow in memory by payload of a segment",
             "bytes a segment",
             "Gbit/s",
             lines(rows, "segment", "goodput", |_| true),
         )],
-        "pools" => ["all rings", "marked, none busy", "marked, 8 busy"]
-            .into_iter()
-            .map(|metric| {
-                plot(
-                    &format!("Looking at rings: {metric}"),
-                    "rings",
-                    "ns a turn",
-                    lines(rows, "pools", metric, |_| true),
-                )
-            })
-            .collect(),
+        "pools" => pools(rows),
         _ => Vec::new(),
     }
+}
+
+fn plot(title: &str, x: &'static str, y: &'static str, lines: Vec<Line>) -> Plot {
+    Plot {
+        title: title.to_owned(),
+        x,
+        y,
+        lines,
+    }
+}
+
+fn throughput(rows: &[&Row]) -> Vec<Plot> {
+    vec![
+        plot(
+            "Goodput by message size (Braun Figures 6 and 7, Edwards Figure 2)",
+            "bytes a message",
+            "Gbit/s",
+            lines(rows, "message", "goodput", |row| {
+                spins(row) && !row.params.contains_key("mss")
+            }),
+        ),
+        plot(
+            "Goodput by payload of a segment, MTU 3498, offloads off",
+            "bytes a segment",
+            "Gbit/s",
+            lines(rows, "mss", "goodput", |_| true),
+        ),
+    ]
+}
+
+fn latency(rows: &[&Row]) -> Vec<Plot> {
+    vec![
+        plot(
+            "Round trip by size, p50, both ends spinning (Thekkath Table 3)",
+            "bytes",
+            "us",
+            lines(rows, "bytes", "p50", |row| alone(row) && spins(row)),
+        ),
+        plot(
+            "Round trip by size, p50, waiting by default",
+            "bytes",
+            "us",
+            lines(rows, "bytes", "p50", |row| alone(row) && !spins(row)),
+        ),
+        quantiles(
+            "Times of 1-byte ping-pongs, spinning: 1 in so many is slower",
+            rows,
+            |row| {
+                alone(row)
+                    && spins(row)
+                    && row.params.get("bytes").is_some_and(|bytes| bytes == "1")
+            },
+        ),
+        quantiles(
+            "Open loop, 64 bytes: time from when a request was due; 1 in so many is slower",
+            rows,
+            |row| row.params.contains_key("open loop"),
+        ),
+    ]
+}
+
+fn wan(rows: &[&Row]) -> Vec<Plot> {
+    ["0 %", "0.1 %", "1 %", "5 %"]
+        .into_iter()
+        .map(|loss| {
+            let fits = move |row: &Row| row.params.get("loss").is_some_and(|found| found == loss);
+            plot(
+                &format!("Goodput by round trip, loss {loss}, path of 200 Mbit/s"),
+                "ms",
+                "Gbit/s",
+                lines(rows, "round trip", "goodput", fits),
+            )
+        })
+        .collect()
+}
+
+fn pools(rows: &[&Row]) -> Vec<Plot> {
+    ["all rings", "marked, none busy", "marked, 8 busy"]
+        .into_iter()
+        .map(|metric| {
+            plot(
+                &format!("Looking at rings: {metric}"),
+                "rings",
+                "ns a turn",
+                lines(rows, "pools", metric, |_| true),
+            )
+        })
+        .collect()
 }
 
 fn spins(row: &Row) -> bool {
