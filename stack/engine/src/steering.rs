@@ -28,6 +28,10 @@ pub trait Steering {
     fn remove_flow(&mut self, tuple: &Tuple);
     /// A flow has been made, and no segment of it has left: the last moment to say so where strangers are not let in.
     fn opened(&mut self, _tuple: &Tuple) {}
+    /// Has the NIC bring the flow's packets to this shard's queue. False: it cannot, or does already.
+    fn recall(&mut self, _tuple: &Tuple) -> bool {
+        false
+    }
     /// The flow is gone; if it had a ring of its own, [`Steering::remove_flow`] has been called.
     fn closed(&mut self, _tuple: &Tuple) {}
 }
@@ -252,6 +256,15 @@ impl Steering for DemuxSteering {
                 queues.claim_flow(tuple, self.queue);
             }
         }
+    }
+
+    fn recall(&mut self, tuple: &Tuple) -> bool {
+        self.tells_nic
+            && self
+                .ports()
+                .queues
+                .as_mut()
+                .is_some_and(|queues| queues.recall_flow(tuple, self.queue))
     }
 
     fn closed(&mut self, tuple: &Tuple) {

@@ -7,6 +7,8 @@
 //! | ntuple, one shard | | the port to its queue | the flow to its queue | rules removed |
 //! | ntuple, a shard for each queue | | (RSS decides who accepts) | the flow to its shard's queue | rules removed |
 //!
+//! With ntuple, a flow whose packets keep coming by another queue than its shard's gets a rule too, before its connection is moved.
+//!
 //! So the hardware does what the demultiplexer and the hand-over between shards do in software
 //! otherwise. A rule costs a request to the driver, which may take its firmware a while: once per
 //! port and per active open, on the shard's thread. Rules of an engine that was killed stay with the
@@ -123,6 +125,16 @@ impl DeviceQueues {
                 self.refused += 1;
             }
         }
+    }
+
+    /// Leads a flow whose packets come by another queue to `queue`. False: there are no rules, there is no room, or the flow has
+    /// one already, which has not helped.
+    pub(crate) fn recall_flow(&mut self, tuple: &Tuple, queue: u32) -> bool {
+        if self.flows.contains_key(tuple) {
+            return false;
+        }
+        self.claim_flow(tuple, queue);
+        self.flows.contains_key(tuple)
     }
 
     /// The flow is over.
@@ -288,6 +300,19 @@ mod tests {
         assert_eq!(state.lock().unwrap().rules.len(), 3);
         drop(queues);
         assert!(state.lock().unwrap().rules.is_empty());
+    }
+
+    #[test]
+    fn a_flow_is_recalled_once_and_only_by_rules() {
+        let (state, queues) = nic(QueueSteering::Ntuple, 4, 1);
+        let mut queues = queues.unwrap();
+        assert!(queues.recall_flow(&tuple(1), 2));
+        assert!(!queues.recall_flow(&tuple(1), 2), "it has not helped");
+        assert!(!queues.recall_flow(&tuple(2), 2), "no room");
+        queues.release_flow(&tuple(1));
+        assert!(state.lock().unwrap().rules.is_empty());
+        let (_, queues) = nic(QueueSteering::Rss, 2, 1);
+        assert!(!queues.unwrap().recall_flow(&tuple(1), 1));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! RSS may send a flow's packets to a queue whose shard does not own it: because the NIC's table was changed, or because an
 //! active open had no say in it. They are handed over, at the price of a copy and two queues' cache lines a packet. When
-//! that goes on, the connection moves, if the service lets it:
+//! that goes on, the NIC is told to bring them home, if it can be told such things; else the connection moves, if the service
+//! lets it:
 //!
 //! ```text
 //!   owner: away from home for RESTEER_AFTER packets more than at home
@@ -59,6 +60,9 @@ impl<P: Port, S: Service> Shard<P, S> {
         let Some(id) = self.core.may_depart(index) else {
             return;
         };
+        if self.core.recall(index) {
+            return;
+        }
         let directory = self.core.directory.clone();
         let Some(luggage) = self.service.on_leave(id) else {
             self.core.counters.resteers_declined += 1;
@@ -98,6 +102,16 @@ impl<P: Port> Core<P> {
             conn.away = 0;
             self.displaced.push((index, from));
         }
+    }
+
+    /// Whether the NIC brings the connection's packets here from now on. What is on its way the long way is still handed over.
+    fn recall(&mut self, index: u32) -> bool {
+        let Some(conn) = self.conns.by_index(index) else {
+            return false;
+        };
+        let recalled = self.env.steering.recall(conn.tcp.tuple());
+        self.counters.resteers_by_nic += u64::from(recalled);
+        recalled
     }
 
     /// Only an established connection with a path and nothing to tell or waiting moves.

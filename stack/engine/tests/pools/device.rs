@@ -35,7 +35,11 @@ pub(crate) type Flows = Rc<RefCell<HashMap<Tuple, (usize, usize)>>>;
 pub(crate) struct Table {
     pub(crate) flows: Flows,
     pub(crate) queue: usize,
+    pub(crate) rules: Rules,
 }
+
+/// What a NIC with rules has been told: the queue of a flow, by the client's port. `None`: it takes no rules.
+pub(crate) type Rules = Rc<RefCell<Option<HashMap<u16, usize>>>>;
 
 impl Steering for Table {
     fn listen(&mut self, _: u16) -> Result<(), ListenRefused> {
@@ -55,6 +59,14 @@ impl Steering for Table {
 
     fn remove_flow(&mut self, tuple: &Tuple) {
         self.flows.borrow_mut().remove(tuple);
+    }
+
+    fn recall(&mut self, tuple: &Tuple) -> bool {
+        let mut rules = self.rules.borrow_mut();
+        let former = rules
+            .as_mut()
+            .map(|rules| rules.insert(tuple.remote_port, self.queue));
+        former == Some(None)
     }
 }
 
@@ -232,6 +244,7 @@ pub(crate) struct World {
     pub(crate) dice: Dice,
     /// On which queue a flow's packets arrive, by the client's port.
     pub(crate) rss: Box<dyn Fn(u16) -> usize>,
+    pub(crate) rules: Rules,
     /// On the wire to the server.
     wire: VecDeque<Vec<u8>>,
     /// Of a thousand packets to the server, this many are lost.
@@ -276,6 +289,7 @@ impl World {
     ) -> Self {
         let clock = ManualClock::new();
         let flows = Flows::default();
+        let rules = Rules::default();
         let (client, client_queue) = VirtualPort::open(client).expect("memory");
         let client = Shard::new(
             ShardConfig::default(),
@@ -290,6 +304,7 @@ impl World {
             let table = Table {
                 flows: Rc::clone(&flows),
                 queue,
+                rules: Rc::clone(&rules),
             };
             let env = environment(&clock, SERVER, 1, seed + 1 + queue as u64, Box::new(table));
             (config.clone(), port, Sink::default(), env)
@@ -308,6 +323,7 @@ impl World {
             flows,
             dice: Dice(seed | 1),
             rss: Box::new(|_| 0),
+            rules,
             wire: VecDeque::new(),
             lost_per_mille: 0,
             ring_full: 0,
@@ -405,7 +421,13 @@ impl World {
             let mut by_queue: Vec<Vec<Vec<u8>>> = vec![Vec::new(); self.queues.len()];
             for packet in self.wire.drain(..) {
                 let decoded = wire::decode(&packet, ChecksumPolicy::Full).expect("a TCP segment");
-                by_queue[(self.rss)(decoded.tuple.remote_port)].push(packet);
+                let port = decoded.tuple.remote_port;
+                let ruled = self
+                    .rules
+                    .borrow()
+                    .as_ref()
+                    .and_then(|all| all.get(&port).copied());
+                by_queue[ruled.unwrap_or_else(|| (self.rss)(port))].push(packet);
             }
             for (queue, packets) in by_queue.into_iter().enumerate() {
                 let mut packets = packets.into_iter().peekable();

@@ -124,6 +124,27 @@ fn a_connection_follows_its_packets_and_keeps_order() {
 }
 
 #[test]
+fn a_nic_that_takes_rules_brings_the_packets_home_and_nothing_moves() {
+    let mut world = world(PoolPolicy::Shared, true, 80);
+    *world.rules.borrow_mut() = Some(Default::default());
+    world.rss = Box::new(|_| 1);
+    for flow in 0..FLOWS {
+        world.send(flow, 3_000_000);
+    }
+    world.settle(FLOWS as u64 * 3_000_000, 100_000, STEP);
+    assert_eq!(connections(&world), [FLOWS, 0]);
+    assert_eq!(world.counter("resteers-by-nic"), FLOWS as u64);
+    assert_eq!(world.counter("resteered-here"), 0);
+    let handed = world.counter("handed-over");
+    for flow in 0..FLOWS {
+        world.send(flow, 500_000);
+    }
+    world.settle(FLOWS as u64 * 3_500_000, 100_000, STEP);
+    assert_eq!(world.counter("handed-over"), handed, "all come home");
+    world.nothing_lost();
+}
+
+#[test]
 fn a_hand_over_allocates_nothing() {
     let mut world = world(PoolPolicy::Shared, false, 90);
     world.rss = Box::new(|_| 1);
