@@ -1,5 +1,15 @@
 //! Everything that can go wrong in a world, as one value.
 //!
+//! | fault | where |
+//! |---|---|
+//! | loss (uniform, bursty), delay, jitter, reordering, duplication, corruption, truncation, rate and queue limits | [`LinkFaults`] |
+//! | late and withheld completions, a full TX ring (kicks without effect), lost wake-ups, snapshots, stolen time | [`HostFaults`] |
+//! | MTU changes, outages, peer death, clock jumps, other steering, stops, listeners that go | [`Happening`] |
+//! | floods, garbage, forged segments | [`Stranger`] |
+//! | a peer that means ill | [`Hostility`] |
+//! | application stalls, slow readers, frames held, aborts | [`EndPlan`](super::plan::EndPlan): what applications intend |
+//! | frame starvation, small rings and buffers, late routes | [`HostShape`](super::scenario::HostShape): what hosts are like |
+//!
 //! Chances are in ten-thousandths, times in nanoseconds of the world's clock. A world has a time of faults and then a time of
 //! peace ("quiesce"), in which [`Faults::none`] holds and everything must come to a good end.
 
