@@ -144,16 +144,6 @@ impl Testbed {
         self.setting.driver += &format!(", qdisc {qdisc}");
         Ok(())
     }
-
-    /// Lets a thread run each device's NAPI, on any core. A veth has its NAPI only once a program is attached.
-    pub(crate) fn set_threaded_napi(&mut self) -> Result<()> {
-        for end in [&self.a, &self.b] {
-            let write = format!("echo 1 > /sys/class/net/{}/threaded", end.device);
-            end.run(&["sh", "-c", &write])?;
-        }
-        self.setting.napi = "a kernel thread for each device (threaded NAPI on)".to_owned();
-        Ok(())
-    }
 }
 
 impl Drop for Testbed {

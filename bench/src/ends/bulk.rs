@@ -51,6 +51,8 @@ pub(crate) struct Bulk {
     pub(crate) rate: Option<u64>,
     /// To how many bytes our buffers may grow; the kernel's do by themselves.
     pub(crate) window: Option<usize>,
+    /// Whether threads run the NAPI of our devices, off our cores.
+    pub(crate) threaded: bool,
     /// Our receive buffer in bytes, if not the default.
     pub(crate) receive_buffer: Option<usize>,
     /// Native or generic XDP.
@@ -69,6 +71,7 @@ impl Bulk {
             control: Some("cubic"),
             rate: None,
             window: None,
+            threaded: false,
             receive_buffer: None,
             xdp,
             duration,
@@ -201,7 +204,8 @@ fn sink(
         Who::Kernel => kernel::sink(end, PORT, bulk, meter, ready),
         Who::Smoltcp => smol_packet::sink(end, PORT, meter, ready),
         Who::Us => {
-            let config = engine_config(end, bulk.wait, bulk.xdp);
+            let mut config = engine_config(end, bulk.wait, bulk.xdp);
+            config.threaded_napi = bulk.threaded;
             let options = options(bulk);
             let make = |_| Sink {
                 meter: Arc::clone(meter),
@@ -228,7 +232,8 @@ fn source(
         Who::Kernel => kernel::source(server.into(), bulk, meter),
         Who::Smoltcp => smol_packet::source(end, server, bulk, meter),
         Who::Us => {
-            let config = engine_config(end, bulk.wait, bulk.xdp);
+            let mut config = engine_config(end, bulk.wait, bulk.xdp);
+            config.threaded_napi = bulk.threaded;
             let options = options(bulk);
             let make = |_| Source {
                 meter: Arc::clone(meter),

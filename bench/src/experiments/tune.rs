@@ -105,7 +105,7 @@ pub(crate) fn bed(configuration: &Configuration) -> Result<Testbed> {
         bed.set_qdisc(qdisc)?;
     }
     if configuration.threaded {
-        bed.set_threaded_napi()?;
+        bed.setting.napi = "a kernel thread for each of our devices (threaded NAPI on)".to_owned();
     }
     Ok(bed)
 }
@@ -114,6 +114,7 @@ pub(crate) fn bed(configuration: &Configuration) -> Result<Testbed> {
 pub(crate) fn case<'a>(bed: &'a Testbed, configuration: &Configuration, pair: Pair) -> Case<'a> {
     let bulk = Bulk {
         receive_buffer: configuration.receive_buffer,
+        threaded: configuration.threaded,
         ..Bulk::new(configuration.xdp, Duration::ZERO)
     };
     let mut case = bulk_case("tune", bed, pair, bulk);
