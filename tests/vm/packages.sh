@@ -48,7 +48,7 @@ update_lists() {
     printf '%s\n' "$release" "$release-backports" "${kernel_suites[@]}" | sort -u |
         sed "s|.*|deb [signed-by=$key] $at & main|" >"$cache/apt/sources.list"
     set_apt_options
-    timeout 300 apt-get "${apt_options[@]}" -qq update >"$scratch/apt" 2>&1 ||
+    timeout 300 apt-get "${apt_options[@]}" -qq --error-on=any update >"$scratch/apt" 2>&1 ||
         { cannot "no package lists from $at: $(grep -m 1 -E '^(E|W):' "$scratch/apt" || tail -n 1 "$scratch/apt")"; return 1; }
 }
 
