@@ -15,6 +15,9 @@ use super::pattern::Stream;
 use super::plan::Plan;
 use super::tap::may_give_up;
 
+/// An excuse: see [`Hostility::spoils`](super::faults::Hostility::spoils).
+pub const HOSTILE: &str = "its peer was hostile";
+
 /// Neither keep-alive nor a user time-out: see [`Book::gives_up`].
 const PATIENT: (u64, u64) = (u64::MAX, u64::MAX);
 
@@ -248,7 +251,10 @@ impl Book {
             CloseReason::Refused => was_reset && (entry.plan.nobody || excused),
             CloseReason::Reset => was_reset && (excused || cut_short || half_open),
             CloseReason::Unreachable => false,
-            CloseReason::TimedOut => self.leapt || may_give_up(silent_for) || gave_up,
+            // A victim of optimistic ACKs is answered, but never with what it waits for.
+            CloseReason::TimedOut => {
+                self.leapt || may_give_up(silent_for) || gave_up || entry.excuse == Some(HOSTILE)
+            }
         };
         if !right {
             let text = format!(

@@ -562,7 +562,7 @@ impl World {
             let (from, to) = super::tap::ends(decoded?);
             let mut book = self.book.borrow_mut();
             if let Some((number, _)) = book.number_either(from, to) {
-                book.excuse(number, "its peer was hostile");
+                book.excuse(number, super::book::HOSTILE);
             }
         }
         Some(pieces)
