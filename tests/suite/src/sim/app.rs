@@ -156,7 +156,8 @@ impl App {
     fn is_too_early(&self, number: u32, side: usize, reason: CloseReason) -> bool {
         let mut book = self.book.borrow_mut();
         let entry = book.entry(number);
-        entry.plan.both && !entry.ends[side].open && reason == CloseReason::Refused
+        let other = entry.ends[1 - side].closed.is_none();
+        entry.plan.both && other && !entry.ends[side].open && reason == CloseReason::Refused
     }
 
     fn adopt(&mut self, number: u32, conn: ConnId, side: usize) {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use bywash::CloseReason;
 
-use super::faults::MS;
+use super::faults::{MS, SEC};
 use super::pattern::Stream;
 use super::plan::Plan;
 use super::tap::may_give_up;
@@ -245,9 +245,11 @@ impl Book {
         let gave_up = gave_up && self.gives_up[host] != PATIENT;
         // So may the peer have done with what it had not accepted yet.
         let half_open = !peer.open && self.gives_up[1 - host] != PATIENT;
+        // Behind a window that stays closed, what nobody waits for any more goes after eight probes (Linux's `tcp_orphan_retries`).
+        let orphaned = own.shut && open_for >= 50 * SEC;
         let right = match reason {
             CloseReason::Finished => complete || own.left || excused,
-            CloseReason::Aborted => own.aborted || own.left || self.stopping[host],
+            CloseReason::Aborted => own.aborted || own.left || self.stopping[host] || orphaned,
             CloseReason::Refused => was_reset && (entry.plan.nobody || excused),
             CloseReason::Reset => was_reset && (excused || cut_short || half_open),
             CloseReason::Unreachable => false,
@@ -268,6 +270,9 @@ impl Book {
         }
         if reason == CloseReason::Reset && cut_short && !complete {
             self.excuse(number, "TIME-WAIT was cut short");
+        }
+        if reason == CloseReason::Aborted && orphaned {
+            self.excuse(number, "its peer kept its window closed");
         }
         if reason == CloseReason::TimedOut {
             self.excuse(number, "it timed out");
