@@ -16,7 +16,7 @@ pub(crate) fn run(data: &[u8]) {
     let mode = input.byte();
     let desk = Desk::default();
     let mut bytes = written(&donor(&desk, input.byte()));
-    if mode % 4 == 0 {
+    if mode.is_multiple_of(4) {
         bytes.truncate(HEAD);
         bytes.extend_from_slice(input.rest());
     } else {
@@ -97,9 +97,7 @@ fn donor(desk: &Desk, which: u8) -> Connection<Frame> {
         panic!("a SYN makes a connection: {outcome:?}");
     };
     let turn = |tcp: &mut Connection<Frame>, now: Instant| {
-        while let Some(transmit) = tcp.poll_transmit(now) {
-            drop(transmit);
-        }
+        while tcp.poll_transmit(now).is_some() {}
         while tcp.poll_event().is_some() {}
     };
     turn(&mut tcp, now);
