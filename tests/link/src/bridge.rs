@@ -1,6 +1,6 @@
 //! The loop that carries frames between two devices.
 //!
-//! Both ends are AF_PACKET sockets ([`crate::packet`]) that bypass the queueing discipline and do not see what they send
+//! Both ends are AF_PACKET sockets (`packet`) that bypass the queueing discipline and do not see what they send
 //! themselves. A train of segments that was left to cut (TSO, GSO) is no packet of any wire, so it is dropped and counted, and the
 //! remedy is printed once.
 
