@@ -7,7 +7,7 @@
 //!                  `- duplicate     -----------------+
 //! ```
 
-use bywash_wire::Segment;
+use bywash_wire::{Flags, Segment};
 
 use super::Connection;
 use crate::loss::AckContext;
@@ -180,7 +180,13 @@ impl<P: Payload> Connection<P> {
             .map(|millis| Duration::from_millis(millis.max(1)))
     }
 
+    /// The window that the segment offers. RFC 7323 2.2: that of a segment with SYN is never scaled, not even in the SYN-ACK
+    /// that ends a simultaneous open, when both options are known already.
     pub(super) fn scaled_window(&self, segment: &Segment) -> u32 {
-        u32::from(segment.window) << self.agreed.snd_wscale
+        let window = u32::from(segment.window);
+        if segment.flags.contains(Flags::SYN) {
+            return window;
+        }
+        window << self.agreed.snd_wscale
     }
 }

@@ -183,6 +183,11 @@ impl<P: Payload> Connection<P> {
             self.on_acceptable_ack(now, segment, false);
             self.set_send_window(arrival.seq, ack, self.scaled_window(segment));
             self.transition(Input::SynAcked);
+            if segment.flags.contains(Flags::SYN) {
+                // A simultaneous open: our own SYN-ACK may not have been sent, if both of the peer's came at once, and is not
+                // sent once our SYN is acknowledged; or it is lost. The peer would wait for a retransmission time-out.
+                self.rcv.ack.demand();
+            }
             return NEXT;
         }
         // RFC 5961 5.2: an acknowledgment of what was never sent, or older than any window, is questioned.

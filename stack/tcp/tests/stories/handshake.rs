@@ -2,9 +2,10 @@
 
 use bywash_tcp::time::Instant;
 use bywash_tcp::{CloseReason, Config, Event, ListenOutcome, Listener, State};
-use bywash_wire::{DropReason, Flags, Segment, Tuple};
+use bywash_wire::{DropReason, Flags, Segment, SeqNumber, Tuple};
 
-use crate::support::{Faults, ISS_A, Pair, Side, ms, tuple};
+use crate::support::lone::{Lone, plain, segment};
+use crate::support::{Faults, ISS_A, ISS_B, Pair, Side, ms, tuple};
 
 fn both_established(pair: &Pair) -> bool {
     pair.a.state() == State::Established && pair.b.state() == State::Established
@@ -302,4 +303,47 @@ fn a_listener_answers_only_syns_with_connections() {
         };
         assert_eq!((reset.flags, reset.seq), (Flags::RST, ISS_A));
     }
+}
+
+/// An end that has called, and whose peer has called too: the SYN has come.
+fn crossed(window: u16) -> Lone {
+    let config = Config {
+        window_scale: true,
+        ..plain()
+    };
+    let mut lone = Lone::calling(&config);
+    let mut syn = segment(-1, 0, Flags::SYN);
+    syn.ack = SeqNumber::default();
+    syn.window = window;
+    syn.options.mss = Some(1_000);
+    syn.options.window_scale = Some(3);
+    lone.get_segment(&syn, b"");
+    assert_eq!(lone.tcp.state(), State::SynReceived);
+    lone
+}
+
+#[test]
+fn both_call_at_once_and_the_answers_overtake() {
+    let mut lone = crossed(1_000);
+    // Before its own SYN-ACK is sent, or instead of it: the peer must not wait for a second to hear that it is heard.
+    lone.get(-1, 1, Flags::SYN | Flags::ACK, b"");
+    assert_eq!(lone.tcp.state(), State::Established);
+    let sent = lone.sent();
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    assert_eq!(sent[0].segment.flags, Flags::ACK);
+    assert_eq!(sent[0].segment.ack, ISS_B + 1);
+}
+
+#[test]
+fn the_window_of_a_crossing_syn_ack_is_not_scaled() {
+    let mut lone = crossed(1_000);
+    let mut answer = segment(-1, 1, Flags::SYN | Flags::ACK);
+    answer.window = 1_000;
+    answer.options.window_scale = Some(3);
+    lone.get_segment(&answer, b"");
+    for _ in 0..3 {
+        lone.send(&[7; 1_000]);
+    }
+    let bytes: usize = lone.sent().iter().map(|sent| sent.bytes.len()).sum();
+    assert_eq!(bytes, 1_000, "RFC 7323 2.2");
 }

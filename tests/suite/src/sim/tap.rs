@@ -547,7 +547,12 @@ fn on_syn_sent(flow: &mut Flow, me: usize, decoded: &Decoded) -> bool {
         return false;
     }
     let answers = segment.flags.contains(Flags::ACK);
-    if !answers {
+    let other = &flow.sides[1 - me];
+    // A simultaneous open (RFC 9293 3.5, figure 8): the peer has sent nothing but its SYN either. What that said counts still.
+    let crosses = flow.sides[me].iss.is_none()
+        && other.acked.is_none()
+        && other.iss.is_some_and(|iss| other.end == iss + 1);
+    if !answers && !crosses {
         // A new incarnation.
         *flow = Flow::default();
     }
