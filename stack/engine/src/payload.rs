@@ -2,7 +2,7 @@
 
 use bywash_tcp::Payload;
 use bywash_wire::checksum::{self, Sum};
-use bywash_xsk::Frame;
+use bywash_xsk::{Frame, Umem};
 
 /// Bytes of one segment where they lie in the UMEM.
 ///
@@ -52,6 +52,13 @@ impl FramePayload {
     }
 }
 
+/// Frames that cuts leave for ACKs, SYNs and RSTs. Cuts may take what application data may not, as they are how lost data goes
+/// on when a path has become narrower; but their frames are free only when their bytes are acknowledged. Without a rest, a
+/// full send buffer that is cut would take the last frame, and the peer's own data would not be acknowledged until ours is.
+fn cuts_leave(umem: &Umem) -> usize {
+    (umem.config().tx_frames / 64).max(2) as usize
+}
+
 impl Payload for FramePayload {
     fn len(&self) -> usize {
         self.frame.len()
@@ -70,7 +77,11 @@ impl Payload for FramePayload {
     }
 
     fn split_off(&mut self, at: usize) -> Option<Self> {
-        let frame = self.frame.umem().alloc_tx()?;
+        let umem = self.frame.umem();
+        if umem.tx_free() <= cuts_leave(umem) {
+            return None;
+        }
+        let frame = umem.alloc_tx()?;
         let mut rest = Self::empty(frame);
         let tail = &self.frame.bytes()[at..];
         let taken = rest.fill(tail, tail.len());
@@ -97,5 +108,29 @@ impl Payload for FramePayload {
 
     fn is_queued(&self) -> bool {
         self.frame.is_queued()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bywash_xsk::UmemConfig;
+
+    use super::*;
+
+    #[test]
+    fn cuts_leave_frames_for_acknowledgments() {
+        let config = UmemConfig {
+            tx_frames: 16,
+            ..UmemConfig::default()
+        };
+        let umem = Umem::new(&config).expect("memory");
+        let mut payload = FramePayload::empty(umem.alloc_tx().expect("a frame"));
+        payload.fill(&[7; 100], 100);
+        let mut pieces = Vec::new();
+        while let Some(rest) = payload.split_off(payload.len() - 1) {
+            pieces.push(rest);
+        }
+        assert_eq!((pieces.len(), umem.tx_free()), (13, 2));
+        assert_eq!(payload.len(), 87, "a cut that fails changes nothing");
     }
 }
