@@ -87,7 +87,9 @@ impl App {
         let all: Vec<u32> = self.live.keys().copied().collect();
         for number in all {
             let mut book = self.book.borrow_mut();
-            let hopeless = book.entry(number).excuse.is_some() || book.excuse_cookie(number);
+            let hopeless = book.entry(number).excuse.is_some()
+                || book.excuse_cookie(number)
+                || book.excuse_half_open(number);
             drop(book);
             if hopeless {
                 self.abort(cx, number);

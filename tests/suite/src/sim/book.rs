@@ -229,9 +229,15 @@ impl Book {
         let addresses = self.addresses(number);
         let is_seen = addresses.is_some_and(|(a, b)| self.number(a, b) == Some(number));
         let was_reset = !is_seen || self.resets.contains(&(number, side));
+        // The client has taken the port of its TIME-WAIT for a new connection, as RFC 6191 allows after a second. If it has lost
+        // each acknowledgment of our FIN until then, our answer to its SYN is answered by RST (RFC 9293 3.5.1, figure 9): not
+        // to be told from here from a peer that has lost data. So it is right only if the peer has read all that we wrote.
+        let is_taken = addresses.is_some_and(|(a, b)| self.number(a, b) != Some(number));
+        let delivered = peer.saw_end && peer.read == own.written && complete;
         // A TIME-WAIT cut short by a leap of the clock leaves nobody to acknowledge a FIN that comes again; what was received
         // and not read goes with the reset.
-        let cut_short = self.leapt && own.shut && peer.closed == Some(CloseReason::Finished);
+        let cut_short = self.leapt || is_taken && side == 1 && delivered;
+        let cut_short = cut_short && own.shut && peer.closed == Some(CloseReason::Finished);
         let silent_for = now - own.heard_at;
         let host = if side == 0 {
             entry.plan.client
@@ -315,6 +321,21 @@ impl Book {
         let may_be = self.cookies[1 - entry.plan.client] && (!end.open || end.opened_at == now);
         if may_be {
             self.excuse(number, "a SYN cookie was lost");
+        }
+        may_be
+    }
+
+    /// A connection whose server gave the handshake up, all that the client sent being lost, while the client has nothing to say
+    /// before it is spoken to. A user time-out ends an end without a word (RFC 9293 3.8.3), so this is what keep-alive is for: a
+    /// client that sent anything would be answered by RST, and is not excused.
+    pub fn excuse_half_open(&mut self, number: u32) -> bool {
+        let entry = &self.entries[number as usize];
+        let (client, server) = (&entry.ends[0], &entry.ends[1]);
+        let server_gave_up = !server.open && self.gives_up[1 - entry.plan.client].1 != u64::MAX;
+        let silent = client.open && client.written == 0 && !client.shut;
+        let may_be = server_gave_up && silent;
+        if may_be {
+            self.excuse(number, "the server gave up the handshake");
         }
         may_be
     }
