@@ -1,6 +1,7 @@
 //! Connections in TIME-WAIT, apart from those that live: a tenth of their size, in the order in which they end.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 
 use bywash_tcp::TimeWait;
 use bywash_tcp::time::Instant;
@@ -17,9 +18,15 @@ use crate::stages::ingress::Arrival;
 pub(crate) struct TimeWaits {
     slab: Slab<TimeWait>,
     /// By the time at which they were to end when they came, with their generation: all wait equally long, so this is also the
-    /// order of ending. One that was prolonged is put at the end when its turn comes.
-    order: VecDeque<(Instant, u32, u32)>,
+    /// order of ending.
+    order: VecDeque<Entry>,
+    /// Those that were found prolonged when their turn came. They end before the ones that came last, so at the end of
+    /// `order` they would wait for twice their time, and refuse a peer that has started anew for as long.
+    prolonged: BinaryHeap<Reverse<Entry>>,
 }
+
+/// When it ends at the earliest, ns; index and generation.
+type Entry = (u64, u32, u32);
 
 impl TimeWaits {
     pub(crate) fn len(&self) -> usize {
@@ -31,28 +38,52 @@ impl TimeWaits {
     }
 
     fn insert(&mut self, one: TimeWait) -> u32 {
-        let until = one.until();
+        let until = one.until().as_nanos();
         let id = self.slab.insert(one);
         self.order.push_back((until, id.index, id.generation));
         id.index
     }
 
-    /// The next one whose time may be over.
-    fn oldest(&mut self) -> Option<(Instant, u32)> {
+    /// The entry that ends first, and whether it is of those prolonged.
+    fn first(&self) -> Option<(Entry, bool)> {
+        let plain = self.order.front().map(|entry| (*entry, false));
+        let prolonged = self.prolonged.peek().map(|entry| (entry.0, true));
+        plain.into_iter().chain(prolonged).min()
+    }
+
+    fn pop(&mut self, is_prolonged: bool) {
+        if is_prolonged {
+            self.prolonged.pop();
+        } else {
+            self.order.pop_front();
+        }
+    }
+
+    /// The next one whose time may be over, ns.
+    fn oldest(&mut self) -> Option<(u64, u32)> {
         loop {
-            let (until, index, generation) = *self.order.front()?;
+            let ((until, index, generation), is_prolonged) = self.first()?;
             let id = self.slab.id_of(index);
             if id.is_some_and(|id| id.generation == generation) {
                 return Some((until, index));
             }
             // Gone before its time.
-            self.order.pop_front();
+            self.pop(is_prolonged);
+        }
+    }
+
+    /// The first one's time is `moved`, ns: its peer's FIN came once more.
+    fn prolong_first(&mut self, moved: u64) {
+        if let Some(((_, index, generation), is_prolonged)) = self.first() {
+            self.pop(is_prolonged);
+            self.prolonged.push(Reverse((moved, index, generation)));
         }
     }
 
     /// When the next one ends, at the earliest.
     pub(crate) fn next_wakeup(&self) -> Option<Instant> {
-        self.order.front().map(|(until, ..)| *until)
+        self.first()
+            .map(|((until, ..), _)| Instant::from_nanos(until))
     }
 }
 
@@ -91,18 +122,12 @@ impl<P: Port> Core<P> {
         let mut ended = 0;
         while ended < BUDGET
             && let Some((until, index)) = self.time_waits.oldest()
-            && until.as_nanos() <= self.now.as_nanos()
+            && until <= self.now.as_nanos()
         {
             ended += 1;
-            let moved = self.time_waits.get(index).map(TimeWait::until);
+            let moved = self.time_waits.get(index).map(|one| one.until().as_nanos());
             match moved {
-                // Its peer's FIN came once more.
-                Some(moved) if moved.as_nanos() > until.as_nanos() => {
-                    let entry = self.time_waits.order.pop_front();
-                    if let Some((_, index, generation)) = entry {
-                        self.time_waits.order.push_back((moved, index, generation));
-                    }
-                }
+                Some(moved) if moved > until => self.time_waits.prolong_first(moved),
                 _ => self.end_time_wait(index),
             }
         }
@@ -143,5 +168,32 @@ impl<P: Port> Core<P> {
                 self.on_stray_segment(decoded, frame, arrival);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bywash_tcp::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn one_prolonged_ends_before_those_that_came_later() {
+        let mut all = TimeWaits::default();
+        for second in [10, 11, 13] {
+            all.order.push_back((second, second as u32, 0));
+        }
+        // The first was to end at 10; its FIN came again, so it ends between the others.
+        all.prolong_first(12);
+        let mut ended = Vec::new();
+        while let Some(((until, index, _), is_prolonged)) = all.first() {
+            assert_eq!(
+                all.next_wakeup(),
+                Some(Instant::ZERO + Duration::from_nanos(until))
+            );
+            all.pop(is_prolonged);
+            ended.push((until, index));
+        }
+        assert_eq!(ended, [(11, 11), (12, 10), (13, 13)]);
     }
 }
