@@ -430,7 +430,7 @@ impl Service for App {
                     let text = format!("connection {number} cannot reach its peer: {reason}");
                     return self.book.borrow_mut().fail(text);
                 }
-                self.book.borrow_mut().entry(number).started = false;
+                self.book.borrow_mut().not_started(number);
                 self.timer(cx, 1_000 * MS, START, number);
             }
             Event::Timer { token } => self.on_timer(cx, token),

@@ -72,6 +72,8 @@ pub struct Book {
     addresses: HashMap<u32, (SocketAddr, SocketAddr)>,
     /// Connections and sides that a RST has reached.
     pub resets: HashSet<(u32, usize)>,
+    /// Here and there of RSTs for connections not registered yet.
+    early_resets: HashSet<(SocketAddr, SocketAddr)>,
     /// Host `h` may answer a SYN by a cookie, of which it remembers nothing: if what follows is lost or out of order, so is
     /// the connection (RFC 4987 3.6).
     pub cookies: [bool; 2],
@@ -110,6 +112,7 @@ impl Book {
             by_address: HashMap::new(),
             addresses: HashMap::new(),
             resets: HashSet::new(),
+            early_resets: HashSet::new(),
             leaps: 0,
             leapt: false,
             cookies: [false; 2],
@@ -140,6 +143,9 @@ impl Book {
     pub fn register(&mut self, number: u32, client: SocketAddr, server: SocketAddr) {
         self.by_address.insert((client, server), number);
         self.addresses.insert(number, (client, server));
+        if self.early_resets.remove(&(client, server)) {
+            self.resets.insert((number, 0));
+        }
         let now = self.now;
         self.heard(number, 0, now);
     }
@@ -338,6 +344,22 @@ impl Book {
             self.excuse(number, "the server gave up the handshake");
         }
         may_be
+    }
+
+    /// It had no port and never began; it will be tried again. What a stopping host was to do for it is not done.
+    pub fn not_started(&mut self, number: u32) {
+        let entry = self.entry(number);
+        entry.started = false;
+        entry.ends = Default::default();
+    }
+
+    /// A RST reaches `here`. Whoever connects may not know its port yet when the answer is there already, for the program hears
+    /// of it in the turn that brings the RST too.
+    pub fn reset(&mut self, here: SocketAddr, there: SocketAddr) {
+        match self.number_either(here, there) {
+            Some(end) => self.resets.insert(end),
+            None => self.early_resets.insert((here, there)),
+        };
     }
 
     /// A host accepts no more connections.

@@ -49,7 +49,8 @@ struct Side {
 #[derive(Clone, Debug, Default)]
 struct Flow {
     sides: [Side; 2],
-    /// One SYN was answered twice, by a cookie and by a connection: nobody outside knows which answer will count.
+    /// One SYN was answered twice, by a cookie and by a connection, or by a host and by its successor: nobody outside knows which
+    /// answer will count.
     ambiguous: bool,
 }
 
@@ -129,7 +130,9 @@ impl Tap {
             let known = self.book.borrow().number_either(from, to);
             let twice = on_syn_sent(&mut flow, me, &decoded);
             if let Some((number, _)) = known.filter(|_| twice) {
-                flow.ambiguous |= self.book.borrow_mut().excuse_cookie(number);
+                let mut book = self.book.borrow_mut();
+                // Or by a host, and again by the host that has come in its place: then its end is excused already.
+                flow.ambiguous |= book.excuse_cookie(number) || book.entry(number).excuse.is_some();
             }
         } else if flow.ambiguous {
             // Not to be judged.
@@ -323,10 +326,7 @@ impl Tap {
         let known = self.book.borrow().number_either(to, from);
         let segment = &decoded.segment;
         if segment.flags.contains(Flags::RST) {
-            if let Some((number, side)) = known {
-                self.book.borrow_mut().resets.insert((number, side));
-            }
-            return;
+            return self.book.borrow_mut().reset(to, from);
         }
         if !genuine {
             return;
