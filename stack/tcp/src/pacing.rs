@@ -12,6 +12,9 @@ use crate::time::{Duration, Instant};
 /// How late a wake-up may be without loss: a turn of a busy engine.
 const LATENESS: Duration = Duration::from_micros(250);
 const QUANTUM_MAX: u64 = 65_536;
+/// Bytes a second that congestion control's rate never goes below. Recovery may have a window of nothing (RFC 6937), and with it a rate of
+/// nothing, while the oldest segment goes all the same: it must not use up the rate of the half hour that follows.
+pub(crate) const RATE_MIN: u64 = 10_000;
 
 /// A rate and the segment size: what pacing goes by at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -147,5 +150,20 @@ mod tests {
             burst += 1;
         }
         assert_eq!(burst, 3, "two, and the one that uses up the present moment");
+    }
+
+    #[test]
+    fn a_rate_of_nothing_holds_back_for_no_longer_than_a_round() {
+        let pace = Pace {
+            rate: RATE_MIN,
+            mss: 1_448,
+        };
+        let mut pacer = Pacer::default();
+        let now = Instant::ZERO + Duration::from_secs(100);
+        while pacer.allows(now, pace) {
+            pacer.on_sent(now, pace.mss, pace);
+        }
+        let wake = pacer.wake().expect("it was held back");
+        assert!(wake.since(now) < Duration::from_secs(1));
     }
 }

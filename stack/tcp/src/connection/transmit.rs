@@ -9,7 +9,7 @@ use bywash_wire::{Ecn as Codepoint, Flags, Options, SackBlocks, Segment, SeqNumb
 use super::{Connection, TIMESTAMPS_LEN, Transmit};
 use crate::chrono::Doing;
 use crate::info::LimitedBy;
-use crate::pacing::Pace;
+use crate::pacing::{Pace, RATE_MIN};
 use crate::payload::Payload;
 use crate::state::Phase;
 use crate::time::Instant;
@@ -65,7 +65,8 @@ impl<P: Payload> Connection<P> {
     pub(super) fn pace(&self) -> Option<Pace> {
         let paced = self.config.pacing || self.congestion.needs_pacing();
         let own = if paced {
-            self.congestion.pacing_rate(self.rtt.srtt())
+            let rate = self.congestion.pacing_rate(self.rtt.srtt());
+            rate.map(|rate| rate.max(RATE_MIN))
         } else {
             None
         };
