@@ -25,8 +25,7 @@ fail() { echo "demo.sh: $1" >&2; exit 1; }
 
 pids=()
 
-# Runs something in the background, so that a signal is answered at once, and waits for it with a limit. A bash that waits for a program
-# in the foreground can lose a SIGINT that it alone gets and the program does not.
+# Runs something in the background, so that a signal is answered at once, and waits for it with a limit.
 bounded() {
     local limit=$1 pid status=0
     shift
@@ -111,6 +110,8 @@ build
 BYWASH=$(realpath "$BYWASH")
 scratch=$(mktemp -d)
 
+on_peer() { ip netns exec "$peer" "$@"; }
+
 # Starts a server on the host and waits for its ready line.
 serve() {
     : >"$scratch/server"
@@ -124,8 +125,7 @@ serve() {
             return
         fi
         kill -0 "$server" 2>/dev/null || break
-        sleep 0.05 &
-        wait $!
+        sleep 0.05
     done
     cat "$scratch/server" >&2
     fail "the server is not ready"
@@ -138,15 +138,15 @@ end_server() {
 }
 
 heading "two namespaces: the engine on 10.99.0.1 (device bywash0), the kernel's TCP on 10.99.0.2, a veth pair between them"
-bounded 10 ip netns add "$host"
-bounded 10 ip netns add "$peer"
-bounded 10 ip link add bywash0 netns "$host" type veth peer name kernel0 netns "$peer"
-bounded 10 ip -n "$host" address add 10.99.0.1/24 dev bywash0
-bounded 10 ip -n "$peer" address add 10.99.0.2/24 dev kernel0
+ip netns add "$host"
+ip netns add "$peer"
+ip link add bywash0 netns "$host" type veth peer name kernel0 netns "$peer"
+ip -n "$host" address add 10.99.0.1/24 dev bywash0
+ip -n "$peer" address add 10.99.0.2/24 dev kernel0
 for end in "$host lo" "$host bywash0" "$peer lo" "$peer kernel0"; do
     # Two words: namespace and device.
     read -r namespace device <<<"$end"
-    bounded 10 ip -n "$namespace" link set "$device" up
+    ip -n "$namespace" link set "$device" up
 done
 
 throughput() {
@@ -183,5 +183,4 @@ bounded 30 ip netns exec "$peer" "$BYWASH" demo --ping-pong 10.99.0.1:7 --count 
 end_server
 
 heading "beside it all, the kernel goes on: ping of the same address"
-bounded 10 ip netns exec "$peer" ping -q -c 3 -i 0.2 10.99.0.1 >"$scratch/ping"
-tail -n 2 "$scratch/ping"
+on_peer ping -q -c 3 -i 0.2 10.99.0.1 | tail -n 2
