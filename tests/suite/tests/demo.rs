@@ -19,8 +19,11 @@ fn demo() -> Running {
         "the demo's own path needs root: run ./tests/run.sh as root"
     );
     let script = workspace::root().join("deploy/demo.sh");
+    // Tests that run in the background of a shell ignore SIGINT, and what is ignored at its start a script cannot trap.
     Running::start(
-        Command::new(script)
+        Command::new("env")
+            .args(["--default-signal=INT,TERM"])
+            .arg(script)
             .env("BYWASH", bywash::binary())
             .env("SECONDS_EACH", "1"),
     )
