@@ -20,7 +20,7 @@ const CONNECTIONS: usize = 2_048;
 const AT_ONCE: usize = 100;
 
 /// Bytes that a connection at rest may take now. The goal is 640.
-const LIMIT: u64 = 920;
+const LIMIT: u64 = 680;
 
 /// Sends back what comes.
 #[derive(Default)]

@@ -104,6 +104,7 @@ mod snapshot;
 mod snd;
 mod spare;
 mod state;
+mod thin;
 pub mod time;
 mod time_wait;
 mod timer;

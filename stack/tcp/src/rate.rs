@@ -114,15 +114,22 @@ fn flight_at_excess(flight: u32, lost: u32, bytes: u32) -> u32 {
     u32::try_from(before + prefix).unwrap_or(u32::MAX)
 }
 
+/// The flight that is sampled: known as long as something is on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flight {
+    /// When payload was delivered last.
+    delivered_at: Instant,
+    /// When the first segment of the present sample's flight was sent.
+    first_sent_at: Instant,
+}
+
+code!(struct Flight { delivered_at, first_sent_at });
+
 /// What a connection has delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DeliveryRate {
     /// Payload bytes acknowledged so far, by number or by SACK block.
     pub(crate) delivered: u64,
-    /// When the last of them were.
-    delivered_at: Instant,
-    /// When the first segment of the present sample's flight was sent.
-    first_sent_at: Instant,
     /// Until so much is delivered, samples are the application's; 0: they are not.
     app_limited_until: u64,
     /// The latest sample's rate in bytes a second; 0: none yet.
@@ -136,23 +143,23 @@ pub(crate) struct DeliveryRate {
 }
 
 code!(struct DeliveryRate {
-    delivered, delivered_at, first_sent_at, app_limited_until, latest, lost, latest_app_limited, excess
+    delivered, app_limited_until, latest, lost, latest_app_limited, excess
 });
 
 impl DeliveryRate {
-    /// The stamp for a transmission now; `flight`: bytes on the way, without it; `bytes`: its own.
-    pub(crate) fn stamp(&mut self, now: Instant, flight: u32, bytes: u32) -> Stamp {
-        if flight == 0 {
+    /// The stamp for a transmission now; `pipe`: bytes on the way, without it; `bytes`: its own.
+    pub(crate) fn stamp(&self, flight: &mut Flight, now: Instant, pipe: u32, bytes: u32) -> Stamp {
+        if pipe == 0 {
             // A flight begins: idle time before it belongs to no sample.
-            self.first_sent_at = now;
-            self.delivered_at = now;
+            flight.first_sent_at = now;
+            flight.delivered_at = now;
         }
         Stamp {
-            first_sent_at: self.first_sent_at,
-            delivered_at: self.delivered_at,
+            first_sent_at: flight.first_sent_at,
+            delivered_at: flight.delivered_at,
             delivered: self.delivered,
             lost: self.lost,
-            flight: flight.saturating_add(bytes),
+            flight: pipe.saturating_add(bytes),
             app_limited: self.app_limited_until != 0,
         }
     }
@@ -179,13 +186,14 @@ impl DeliveryRate {
     /// round-trip time seen; no true sample is taken over less.
     pub(crate) fn sample(
         &mut self,
+        flight: &mut Flight,
         now: Instant,
         acked: &Delivered,
         min_rtt: Duration,
     ) -> RateSample {
         if acked.bytes > 0 {
             self.delivered = self.delivered.saturating_add(acked.bytes.into());
-            self.delivered_at = now;
+            flight.delivered_at = now;
         }
         if self.app_limited_until != 0 && self.delivered > self.app_limited_until {
             self.app_limited_until = 0;
@@ -199,7 +207,7 @@ impl DeliveryRate {
         let Some((stamp, sent_at, once)) = acked.newest else {
             return sample;
         };
-        self.first_sent_at = sent_at;
+        flight.first_sent_at = sent_at;
         sample.prior_delivered = stamp.delivered;
         sample.lost = self.lost.wrapping_sub(stamp.lost);
         sample.flight_at_send = stamp.flight;
@@ -252,19 +260,24 @@ mod tests {
     #[test]
     fn a_steady_stream_is_measured_exactly() {
         // A segment of 1000 bytes a millisecond over 10 ms: 1 MB/s, from the second round on.
-        let mut rate = DeliveryRate::default();
+        let (mut rate, mut flight) = (DeliveryRate::default(), Flight::default());
         let mut sent = Vec::new();
         for t in 0..40 {
-            let flight = (t.min(10) * 1_000) as u32;
+            let pipe = (t.min(10) * 1_000) as u32;
             if t >= 10 {
                 let (sent_at, stamp) = sent[t - 10];
-                let sample = rate.sample(at(t as u64), &ack(&[(1_000, sent_at, stamp)]), ms(10));
+                let sample = rate.sample(
+                    &mut flight,
+                    at(t as u64),
+                    &ack(&[(1_000, sent_at, stamp)]),
+                    ms(10),
+                );
                 assert_eq!(sample.rtt, Some(ms(10)));
                 if t >= 20 {
                     assert_eq!(sample.rate(), Some(1_000_000));
                 }
             }
-            let stamp = rate.stamp(at(t as u64), flight, 1_000);
+            let stamp = rate.stamp(&mut flight, at(t as u64), pipe, 1_000);
             sent.push((at(t as u64), stamp));
         }
         assert_eq!(rate.latest, 1_000_000);
@@ -273,12 +286,18 @@ mod tests {
 
     #[test]
     fn compressed_acks_do_not_make_the_path_faster() {
-        let mut rate = DeliveryRate::default();
+        let (mut rate, mut flight) = (DeliveryRate::default(), Flight::default());
         let sent: Vec<_> = (0..10)
-            .map(|t| (1_000, at(t), rate.stamp(at(t), t as u32 * 1_000, 1_000)))
+            .map(|t| {
+                (
+                    1_000,
+                    at(t),
+                    rate.stamp(&mut flight, at(t), t as u32 * 1_000, 1_000),
+                )
+            })
             .collect();
         // All ACKs come at once: what counts is the time of sending plus a round trip.
-        let sample = rate.sample(at(20), &ack(&sent), ms(10));
+        let sample = rate.sample(&mut flight, at(20), &ack(&sent), ms(10));
         assert_eq!(sample.interval, ms(20));
         assert_eq!(sample.delivered, 10_000);
         assert_eq!(sample.flight_at_send, 10_000);
@@ -286,49 +305,59 @@ mod tests {
 
     #[test]
     fn samples_of_an_idle_application_are_marked_until_its_flight_is_delivered() {
-        let mut rate = DeliveryRate::default();
-        let first = rate.stamp(at(0), 0, 1_000);
+        let (mut rate, mut flight) = (DeliveryRate::default(), Flight::default());
+        let first = rate.stamp(&mut flight, at(0), 0, 1_000);
         rate.on_app_limited(1_000);
-        let second = rate.stamp(at(1), 1_000, 1_000);
+        let second = rate.stamp(&mut flight, at(1), 1_000, 1_000);
         assert!(!first.app_limited && second.app_limited);
-        rate.sample(at(10), &ack(&[(1_000, at(0), first)]), ms(10));
-        let third = rate.stamp(at(10), 1_000, 1_000);
+        rate.sample(&mut flight, at(10), &ack(&[(1_000, at(0), first)]), ms(10));
+        let third = rate.stamp(&mut flight, at(10), 1_000, 1_000);
         assert!(third.app_limited);
-        let sample = rate.sample(at(11), &ack(&[(1_000, at(1), second)]), ms(10));
+        let sample = rate.sample(&mut flight, at(11), &ack(&[(1_000, at(1), second)]), ms(10));
         assert!(sample.app_limited);
-        assert!(!rate.stamp(at(11), 1_000, 1_000).app_limited);
+        assert!(!rate.stamp(&mut flight, at(11), 1_000, 1_000).app_limited);
     }
 
     #[test]
     fn a_sample_shorter_than_the_path_is_none() {
-        let mut rate = DeliveryRate::default();
-        rate.stamp(at(0), 0, 1_000);
+        let (mut rate, mut flight) = (DeliveryRate::default(), Flight::default());
+        rate.stamp(&mut flight, at(0), 0, 1_000);
         // Sent again at 30 ms; what is acknowledged at 31 ms is the first transmission.
-        let again = rate.stamp(at(30), 0, 1_000);
+        let again = rate.stamp(&mut flight, at(30), 0, 1_000);
         let mut acked = Delivered::default();
         acked.add(1_000, at(30), &again, false);
-        let sample = rate.sample(at(31), &acked, ms(10));
+        let sample = rate.sample(&mut flight, at(31), &acked, ms(10));
         assert_eq!((sample.rate(), sample.rtt), (None, None));
         assert!(sample.is_delivery);
     }
 
     #[test]
     fn losses_since_the_transmission_are_told() {
-        let mut rate = DeliveryRate::default();
+        let (mut rate, mut flight) = (DeliveryRate::default(), Flight::default());
         rate.on_lost(500, &Stamp::default());
-        rate.sample(at(0), &Delivered::default(), ms(10));
+        rate.sample(&mut flight, at(0), &Delivered::default(), ms(10));
         let stamps: Vec<_> = (0..100)
-            .map(|i| rate.stamp(at(0), i * 1_000, 1_000))
+            .map(|i| rate.stamp(&mut flight, at(0), i * 1_000, 1_000))
             .collect();
         rate.on_lost(1_000, &stamps[97]);
-        let sample = rate.sample(at(10), &ack(&[(1_000, at(0), stamps[96])]), ms(10));
+        let sample = rate.sample(
+            &mut flight,
+            at(10),
+            &ack(&[(1_000, at(0), stamps[96])]),
+            ms(10),
+        );
         assert_eq!((sample.lost, sample.excess), (1_000, None));
         rate.on_lost(1_000, &stamps[98]);
         rate.on_lost(1_000, &stamps[99]);
-        let sample = rate.sample(at(11), &ack(&[(1_000, at(0), stamps[96])]), ms(10));
+        let sample = rate.sample(
+            &mut flight,
+            at(11),
+            &ack(&[(1_000, at(0), stamps[96])]),
+            ms(10),
+        );
         assert_eq!(sample.lost, 3_000);
         // Two of 99 are too many, from the second half of the second on: x = 98000 + p with 1000 + p = 2 % of x.
-        let flight = sample.excess.map(|excess| excess.flight);
-        assert_eq!(flight, Some(98_000 + 979));
+        let excess = sample.excess.map(|excess| excess.flight);
+        assert_eq!(excess, Some(98_000 + 979));
     }
 }

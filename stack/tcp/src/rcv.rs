@@ -7,7 +7,6 @@
 //! The window is a promise: `edge` never moves left (RFC 9293 3.8.6), whatever happens to the buffer.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use bywash_wire::options::MAX_WINDOW_SCALE;
@@ -18,12 +17,13 @@ use crate::config::Config;
 use crate::payload::{COPYBREAK, Payload};
 use crate::reassembly::{Inserted, Reassembly};
 use crate::receive_tuning::ReceiveTuning;
-use crate::snapshot::{Code, Reader, SnapshotError, save_payload};
+use crate::snapshot::{Code, Reader, SnapshotError, code, save_payload};
+use crate::thin::Thin;
 use crate::time::{Duration, Instant};
 
 /// Least segment size assumed of the peer when counting full segments: RFC 9293 3.7.1's 536, which reaches everybody, less
 /// the timestamps that a full segment of it carries.
-const SEGMENT_SIZE_LEAST: u32 = 524;
+const SEGMENT_SIZE_LEAST: u16 = 524;
 
 /// What the receiving half must know of a segment besides its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,26 @@ pub(crate) enum Received {
     Dropped(DropReason),
 }
 
+/// What goes with the queue of what is unread.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Unread {
+    /// Bytes in it.
+    bytes: usize,
+}
+
+/// What most connections never have: in a box, made when it is needed first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Odd {
+    /// Bytes that came twice: reported once, in the next acknowledgment (RFC 2883).
+    duplicate: Option<(SeqNumber, SeqNumber)>,
+    /// What lets `limit` grow, unless the settings fix it.
+    tuning: Option<ReceiveTuning>,
+    /// Small payloads copied behind their predecessor.
+    copied_small: u32,
+}
+
+code!(struct Odd { duplicate, tuning, copied_small });
+
 /// The receive variables and queues.
 #[derive(Debug)]
 pub(crate) struct Receiver<P> {
@@ -66,22 +86,20 @@ pub(crate) struct Receiver<P> {
     /// Shift of our windows; 0 also before it is agreed on.
     pub(crate) wscale: u8,
     pub(crate) ack: AckPolicy,
-    /// Bytes that came twice: reported once, in the next acknowledgment (RFC 2883).
-    duplicate: Option<(SeqNumber, SeqNumber)>,
     /// Largest payload received: the peer's segment size.
-    segment_size: u32,
-    /// Bytes that may wait to be read.
-    limit: usize,
-    /// What lets `limit` grow, unless the settings fix it.
-    tuning: Option<Box<ReceiveTuning>>,
+    segment_size: u16,
+    /// Bytes that may wait to be read; no window is larger than this can say.
+    limit: u32,
     /// Handles that may be held, in order and out of order together.
     max_segments: u32,
-    queue: VecDeque<P>,
-    /// Bytes in the queue.
-    queued: usize,
+    queue: Thin<P, Unread>,
     pub(crate) ooo: Reassembly<P>,
-    /// Small payloads copied behind their predecessor.
-    pub(crate) copied_small: u32,
+    odd: Option<Box<Odd>>,
+}
+
+/// A buffer's size as it is kept.
+fn clamped(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 impl<P: Payload> Receiver<P> {
@@ -95,23 +113,40 @@ impl<P: Payload> Receiver<P> {
             finished: false,
             wscale: 0,
             ack: AckPolicy::default(),
-            duplicate: None,
             segment_size: SEGMENT_SIZE_LEAST,
-            limit: config.receive_buffer,
-            tuning: Self::tuning(config, now),
+            limit: clamped(config.receive_buffer),
             max_segments: u32::try_from(config.receive_segments)
                 .unwrap_or(u32::MAX)
                 .max(2),
-            queue: VecDeque::new(),
-            queued: 0,
+            queue: Thin::new(),
             ooo: Reassembly::new(),
-            copied_small: 0,
+            odd: Self::tuning(config, now).map(|tuning| {
+                Box::new(Odd {
+                    tuning: Some(tuning),
+                    ..Odd::default()
+                })
+            }),
         }
     }
 
-    fn tuning(config: &Config, now: Instant) -> Option<Box<ReceiveTuning>> {
+    /// The box, made if it is not there.
+    fn odd(&mut self) -> &mut Odd {
+        self.odd.get_or_insert_with(Box::default)
+    }
+
+    /// A small payload was copied behind its predecessor.
+    pub(crate) fn note_copied(&mut self) {
+        let count = &mut self.odd().copied_small;
+        *count = count.saturating_add(1);
+    }
+
+    pub(crate) fn copied_small(&self) -> u32 {
+        self.odd.as_ref().map_or(0, |odd| odd.copied_small)
+    }
+
+    fn tuning(config: &Config, now: Instant) -> Option<ReceiveTuning> {
         let (buffer, max) = (config.receive_buffer, config.receive_buffer_max);
-        (max > buffer).then(|| Box::new(ReceiveTuning::new(buffer, max, config.mss, now)))
+        (max > buffer).then(|| ReceiveTuning::new(buffer, max, config.mss, now))
     }
 
     /// The peer's SYN has arrived.
@@ -128,7 +163,7 @@ impl<P: Payload> Receiver<P> {
     }
 
     /// Where the queue in order lies.
-    pub(crate) fn memory(&mut self) -> &mut VecDeque<P> {
+    pub(crate) fn memory(&mut self) -> &mut Thin<P, Unread> {
         &mut self.queue
     }
 
@@ -144,16 +179,17 @@ impl<P: Payload> Receiver<P> {
 
     /// The number of the next byte to be read.
     pub(crate) fn read_edge(&self) -> SeqNumber {
-        self.nxt - u32::from(self.finished) - self.queued as u32
+        self.nxt - u32::from(self.finished) - self.queued() as u32
     }
 
     pub(crate) fn queued(&self) -> usize {
-        self.queued
+        self.queue.head().bytes
     }
 
     /// The owner's cap.
     pub(crate) fn set_limit(&mut self, bytes: usize) {
-        match &mut self.tuning {
+        let tuning = self.odd.as_mut().and_then(|odd| odd.tuning.as_mut());
+        match tuning {
             Some(tuning) => {
                 tuning.cap = bytes;
                 let limit = tuning.limit();
@@ -165,20 +201,24 @@ impl<P: Payload> Receiver<P> {
 
     /// The settings of the buffer have changed.
     pub(crate) fn set_buffer(&mut self, config: &Config, now: Instant) {
-        self.tuning = Self::tuning(config, now);
+        let tuning = Self::tuning(config, now);
+        if tuning.is_some() || self.odd.is_some() {
+            self.odd().tuning = tuning;
+        }
         self.change_limit(config.receive_buffer);
     }
 
     fn change_limit(&mut self, bytes: usize) {
-        if bytes > self.limit {
+        let limit = clamped(bytes);
+        if limit > self.limit {
             self.ack.on_read();
         }
-        self.limit = bytes;
+        self.limit = limit;
     }
 
     /// The peer's segments are assumed to be at least this long.
     pub(crate) fn full_segment(&self) -> u32 {
-        self.segment_size
+        self.segment_size.into()
     }
 
     /// The largest window there is room for now, before rounding: in bytes, and in handles for segments as long as the
@@ -187,7 +227,9 @@ impl<P: Payload> Receiver<P> {
         let handles = self
             .free_segments()
             .saturating_mul(self.full_segment() as usize);
-        let room = self.limit.saturating_sub(self.queued).min(handles);
+        let room = (self.limit as usize)
+            .saturating_sub(self.queued())
+            .min(handles);
         u32::try_from(room)
             .unwrap_or(u32::MAX)
             .min(u32::from(u16::MAX) << self.wscale)
@@ -197,9 +239,7 @@ impl<P: Payload> Receiver<P> {
     /// buffer (RFC 9293 3.8.6.2.2: no silly windows).
     fn growth(&self) -> Option<u32> {
         let growth = self.room().saturating_sub(self.window());
-        let worth = self
-            .full_segment()
-            .min((self.limit / 2).min(u32::MAX as usize) as u32);
+        let worth = self.full_segment().min(self.limit / 2);
         (growth > 0 && growth >= worth).then_some(growth)
     }
 
@@ -242,7 +282,8 @@ impl<P: Payload> Receiver<P> {
     pub(crate) fn on_data(&mut self, seq: SeqNumber, payload: P, context: Context) -> Received {
         let len = payload.len() as u32;
         // Not more than we have offered: a NIC, or a script, may hand over several segments as one.
-        self.segment_size = self.segment_size.max(len.min(context.mss));
+        let mss = len.min(context.mss).min(u16::MAX.into()) as u16;
+        self.segment_size = self.segment_size.max(mss);
         if let Some((start, end)) = self.ooo.overlap(seq, seq + len) {
             self.note_duplicate(start, end);
         }
@@ -281,16 +322,17 @@ impl<P: Payload> Receiver<P> {
     fn push_in_order(&mut self, payload: P) {
         let len = payload.len();
         self.nxt += len as u32;
-        self.queued += len;
+        let (queue, unread) = self.queue.parts();
+        unread.bytes += len;
         // Copybreak: runs of tiny segments share a handle.
         if len <= COPYBREAK
-            && let Some(last) = self.queue.back_mut()
+            && let Some(last) = queue.back_mut()
             && last.len() <= COPYBREAK
             && last.append(&payload)
         {
-            self.copied_small = self.copied_small.saturating_add(1);
+            self.note_copied();
         } else {
-            self.queue.push_back(payload);
+            queue.push_back(payload);
         }
     }
 
@@ -299,9 +341,14 @@ impl<P: Payload> Receiver<P> {
         // Half of the handles stay free for data in order, or a peer could wedge us with fragments of the future.
         let all = self.max_segments as usize;
         let max_segments = (all / 2).min(all.saturating_sub(self.queue.len()));
-        match self.ooo.insert(seq, payload, max_segments, self.limit) {
+        let inserted = self
+            .ooo
+            .insert(seq, payload, max_segments, self.limit as usize);
+        match inserted {
             Inserted::Held { copied } => {
-                self.copied_small = self.copied_small.saturating_add(u32::from(copied));
+                if copied {
+                    self.note_copied();
+                }
                 Received::OutOfOrder
             }
             Inserted::Duplicate => Received::Dropped(DropReason::DuplicateData),
@@ -322,7 +369,7 @@ impl<P: Payload> Receiver<P> {
             self.edge = self.nxt;
         }
         self.ack.on_fin();
-        self.duplicate = None;
+        self.forget_duplicate();
         self.ooo.clear();
     }
 
@@ -330,11 +377,13 @@ impl<P: Payload> Receiver<P> {
     pub(crate) fn pop(&mut self, now: Instant, srtt: Option<Duration>) -> Option<P> {
         let payload = self.queue.pop_front()?;
         let mss = self.full_segment().min(u16::MAX.into()) as u16;
-        if let (Some(tuning), Some(rtt)) = (&mut self.tuning, srtt) {
+        if let Some(odd) = &mut self.odd
+            && let (Some(tuning), Some(rtt)) = (&mut odd.tuning, srtt)
+        {
             tuning.on_read(now, payload.len(), rtt, mss);
-            self.limit = tuning.limit();
+            self.limit = clamped(tuning.limit());
         }
-        self.queued -= payload.len();
+        self.queue.parts().1.bytes -= payload.len();
         self.ack.on_read();
         Some(payload)
     }
@@ -346,7 +395,7 @@ impl<P: Payload> Receiver<P> {
             return false;
         };
         let least = self.window().max(1 << self.wscale);
-        let half = (self.limit / 2).min(u32::MAX as usize) as u32;
+        let half = self.limit / 2;
         !self.finished && self.window() <= half && growth >= least
     }
 
@@ -364,8 +413,9 @@ impl<P: Payload> Receiver<P> {
     /// `start..end` came twice. The first such range since the last acknowledgment is reported, with what touches it (RFC 2883
     /// 4: one block, the first).
     pub(crate) fn note_duplicate(&mut self, start: SeqNumber, end: SeqNumber) {
-        let Some((from, to)) = &mut self.duplicate else {
-            self.duplicate = Some((start, end));
+        let duplicate = &mut self.odd().duplicate;
+        let Some((from, to)) = duplicate else {
+            *duplicate = Some((start, end));
             return;
         };
         if start.at_or_before(*to) && end.at_or_after(*from) {
@@ -376,23 +426,33 @@ impl<P: Payload> Receiver<P> {
 
     /// Whether [`sack_blocks`](Self::sack_blocks) has any.
     pub(crate) fn has_sack_blocks(&self) -> bool {
-        self.duplicate.is_some() || !self.ooo.is_empty()
+        self.duplicate().is_some() || !self.ooo.is_empty()
     }
 
     /// The blocks of the SACK option: first the bytes that came twice (RFC 2883 4), then what is held, the block that changed
     /// last first (RFC 2018 4).
     pub(crate) fn sack_blocks(&self) -> SackBlocks {
         let held = self.ooo.sack_blocks();
-        match self.duplicate {
+        match self.duplicate() {
             Some(duplicate) => core::iter::once(duplicate).chain(held.iter()).collect(),
             None => held,
         }
     }
 
     /// A segment with an acknowledgment is being sent.
+    fn duplicate(&self) -> Option<(SeqNumber, SeqNumber)> {
+        self.odd.as_ref()?.duplicate
+    }
+
+    fn forget_duplicate(&mut self) {
+        if let Some(odd) = &mut self.odd {
+            odd.duplicate = None;
+        }
+    }
+
     pub(crate) fn on_ack_sent(&mut self) {
         self.last_ack = self.nxt;
-        self.duplicate = None;
+        self.forget_duplicate();
         self.ack.on_ack_sent();
     }
 
@@ -400,8 +460,7 @@ impl<P: Payload> Receiver<P> {
     pub(crate) fn clear(&mut self, also_unread: bool) {
         self.ooo.clear();
         if also_unread {
-            self.queue.clear();
-            self.queued = 0;
+            self.queue = Thin::new();
         }
     }
 
@@ -412,12 +471,11 @@ impl<P: Payload> Receiver<P> {
     pub(crate) fn save<'a>(&'a self, out: &mut Vec<u8>, bytes: &dyn Fn(&'a P) -> &'a [u8]) {
         (self.nxt, (self.edge, (self.last_ack, self.irs))).save(out);
         (self.fin, (self.finished, self.wscale)).save(out);
-        (self.ack, (self.segment_size, self.copied_small)).save(out);
-        self.duplicate.save(out);
+        (self.ack, self.segment_size).save(out);
         (self.limit, self.max_segments).save(out);
-        self.tuning.save(out);
+        self.odd.save(out);
         (self.queue.len() as u32).save(out);
-        for payload in &self.queue {
+        for payload in self.queue.iter() {
             save_payload(out, bytes(payload));
         }
         self.ooo.save(out, bytes);
@@ -429,15 +487,13 @@ impl<P: Payload> Receiver<P> {
     ) -> Result<Self, SnapshotError> {
         let (nxt, (edge, (last_ack, irs))) = Code::load(input)?;
         let (fin, (finished, wscale)) = Code::load(input)?;
-        let (ack, (segment_size, copied_small)) = Code::load(input)?;
-        let duplicate = Code::load(input)?;
+        let (ack, segment_size) = Code::load(input)?;
         let (limit, max_segments) = Code::load(input)?;
-        let tuning = Code::load(input)?;
-        let mut queue = VecDeque::new();
-        let mut queued = 0;
+        let odd = Code::load(input)?;
+        let mut queue = Thin::<P, Unread>::new();
         for _ in 0..input.count()? {
             let payload = input.payload(make)?;
-            queued += payload.len();
+            queue.parts().1.bytes += payload.len();
             queue.push_back(payload);
         }
         if wscale > MAX_WINDOW_SCALE {
@@ -452,15 +508,12 @@ impl<P: Payload> Receiver<P> {
             finished,
             wscale,
             ack,
-            duplicate,
             segment_size,
             limit,
-            tuning,
             max_segments,
             queue,
-            queued,
             ooo: Reassembly::load(input, make)?,
-            copied_small,
+            odd,
         })
     }
 }

@@ -11,6 +11,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::num::NonZeroU32;
 
 use bywash_wire::{SeqNumber, Tuple, VlanId};
 
@@ -18,7 +19,7 @@ use crate::time::{Duration, Instant};
 
 /// "BWtc", and the version of the format: any change of any field's meaning or place is a new version.
 const MAGIC: u32 = u32::from_le_bytes(*b"BWtc");
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Why bytes are not a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +221,16 @@ impl<A: Code, B: Code> Code for (A, B) {
     }
     fn load(input: &mut Reader<'_>) -> Result<Self, SnapshotError> {
         Ok((A::load(input)?, B::load(input)?))
+    }
+}
+
+impl Code for NonZeroU32 {
+    fn save(&self, out: &mut Vec<u8>) {
+        self.get().save(out);
+    }
+
+    fn load(input: &mut Reader<'_>) -> Result<Self, SnapshotError> {
+        Self::new(u32::load(input)?).ok_or(SnapshotError::Corrupt)
     }
 }
 

@@ -7,12 +7,13 @@
 //! there for nothing, and out of every cache. The owner of many connections keeps it in common: the queue emptied last is
 //! the next one used. Nobody must do so: a queue without memory gets its own.
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::connection::Connection;
 use crate::payload::Payload;
-use crate::snd::Record;
+use crate::rcv::Unread;
+use crate::snd::{Record, Sums};
+use crate::thin::Thin;
 
 /// Queues kept of each kind; what is beyond is freed. As many connections can be busy at once without an allocation; a quarter
 /// of a megabyte.
@@ -23,8 +24,8 @@ const CAPACITY_MAX: usize = 256;
 /// Empty queues with memory.
 #[derive(Debug)]
 pub struct Spare<P> {
-    records: Vec<VecDeque<Record<P>>>,
-    unread: Vec<VecDeque<P>>,
+    records: Vec<Thin<Record<P>, Sums>>,
+    unread: Vec<Thin<P, Unread>>,
 }
 
 impl<P> Default for Spare<P> {
@@ -36,20 +37,22 @@ impl<P> Default for Spare<P> {
     }
 }
 
-fn lend<T>(queue: &mut VecDeque<T>, from: &mut Vec<VecDeque<T>>) {
-    if queue.capacity() == 0
+fn lend<T, H: Copy + Default>(queue: &mut Thin<T, H>, from: &mut Vec<Thin<T, H>>) {
+    if queue.capacity().is_none()
         && let Some(spare) = from.pop()
     {
         *queue = spare;
     }
 }
 
-fn give_back<T>(queue: &mut VecDeque<T>, to: &mut Vec<VecDeque<T>>) {
-    if queue.is_empty() && (1..=CAPACITY_MAX).contains(&queue.capacity()) {
-        let queue = core::mem::take(queue);
-        if to.len() < KEPT {
-            to.push(queue);
-        }
+fn give_back<T, H: Copy + Default>(queue: &mut Thin<T, H>, to: &mut Vec<Thin<T, H>>) {
+    if queue
+        .capacity()
+        .is_some_and(|capacity| capacity <= CAPACITY_MAX)
+        && let Some(memory) = queue.take_empty()
+        && to.len() < KEPT
+    {
+        to.push(memory);
     }
 }
 
@@ -75,31 +78,40 @@ impl<P: Payload> Connection<P> {
 mod tests {
     use super::*;
 
+    fn queue(values: &[u32], room: usize) -> Thin<u32> {
+        let mut queue = Thin::new();
+        queue.parts().0.reserve_exact(room);
+        for value in values {
+            queue.push_back(*value);
+        }
+        queue
+    }
+
     #[test]
     fn memory_goes_round() {
-        let mut spares: Vec<VecDeque<u32>> = Vec::new();
-        let mut one = VecDeque::from([1, 2]);
+        let mut spares = Vec::new();
+        let mut one = queue(&[1, 2], 4);
         give_back(&mut one, &mut spares);
         assert!(spares.is_empty(), "it is in use");
-        one.clear();
+        (one.pop_front(), one.pop_front());
         give_back(&mut one, &mut spares);
-        assert_eq!((one.capacity(), spares.len()), (0, 1));
-        let mut other = VecDeque::new();
+        assert_eq!((one.capacity(), spares.len()), (None, 1));
+        let mut other = Thin::new();
         lend(&mut other, &mut spares);
-        assert!(other.capacity() > 0 && spares.is_empty());
-        let capacity = other.capacity();
+        assert!(other.capacity() >= Some(2) && spares.is_empty());
+        spares.push(queue(&[], 100));
         lend(&mut other, &mut spares);
-        assert_eq!(other.capacity(), capacity, "it has its own");
+        assert!(other.capacity() < Some(100), "it has its own");
     }
 
     #[test]
     fn long_queues_stay_and_spares_are_bounded() {
-        let mut spares: Vec<VecDeque<u32>> = Vec::new();
-        let mut long = VecDeque::with_capacity(CAPACITY_MAX + 1);
+        let mut spares = Vec::new();
+        let mut long = queue(&[], CAPACITY_MAX + 1);
         give_back(&mut long, &mut spares);
-        assert!(long.capacity() > CAPACITY_MAX && spares.is_empty());
+        assert!(long.capacity() > Some(CAPACITY_MAX) && spares.is_empty());
         for _ in 0..=KEPT {
-            give_back(&mut VecDeque::with_capacity(4), &mut spares);
+            give_back(&mut queue(&[], 4), &mut spares);
         }
         assert_eq!(spares.len(), KEPT);
     }

@@ -14,6 +14,7 @@ use super::window::Window;
 use super::{AckSample, Moment, Recovery, initial_window};
 use crate::snapshot::{Code, Reader, SnapshotError, code};
 use crate::time::{Duration, Instant};
+use alloc::boxed::Box;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Law {
@@ -29,17 +30,17 @@ code!(
 );
 
 /// What the window grows by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Growth {
     /// The first slow start.
     First(HyStart),
     /// Bytes acknowledged towards the next segment, of Reno.
     Credit(u32),
-    /// The time since the last reduction, of CUBIC.
-    Epoch(Epoch),
+    /// The time since the last reduction, of CUBIC: in a box, made when slow start ends.
+    Epoch(Box<Epoch>),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LossBased {
     pub(super) window: Window,
     validation: Validation,
@@ -189,15 +190,12 @@ impl LossBased {
             Law::Cubic => self.window.cwnd,
         });
         self.window.ssthresh = self.reduced(basis, moment.mss);
-        let mut epoch = match self.growth {
-            Growth::Epoch(epoch) => epoch,
-            Growth::First(_) | Growth::Credit(_) => Epoch::default(),
-        };
-        epoch.on_congestion(self.window.cwnd);
-        self.growth = match self.law {
-            Law::Reno => Growth::Credit(0),
-            Law::Cubic => Growth::Epoch(epoch),
-        };
+        if self.law == Law::Reno || !matches!(self.growth, Growth::Epoch(_)) {
+            self.growth = Growth::fresh(self.law);
+        }
+        if let Growth::Epoch(epoch) = &mut self.growth {
+            epoch.on_congestion(self.window.cwnd);
+        }
     }
 
     pub(super) fn on_enter_recovery(&mut self, moment: Moment) {
@@ -276,7 +274,7 @@ impl Growth {
     fn fresh(law: Law) -> Self {
         match law {
             Law::Reno => Self::Credit(0),
-            Law::Cubic => Self::Epoch(Epoch::default()),
+            Law::Cubic => Self::Epoch(Box::default()),
         }
     }
 }
@@ -286,7 +284,7 @@ impl Code for Growth {
         match self {
             Self::First(hystart) => (0_u8, *hystart).save(out),
             Self::Credit(credit) => (1_u8, *credit).save(out),
-            Self::Epoch(epoch) => (2_u8, *epoch).save(out),
+            Self::Epoch(epoch) => (2_u8, **epoch).save(out),
         }
     }
 
@@ -294,7 +292,7 @@ impl Code for Growth {
         Ok(match u8::load(input)? {
             0 => Self::First(Code::load(input)?),
             1 => Self::Credit(Code::load(input)?),
-            2 => Self::Epoch(Code::load(input)?),
+            2 => Self::Epoch(Box::new(Code::load(input)?)),
             _ => return Err(SnapshotError::Corrupt),
         })
     }

@@ -359,7 +359,10 @@ impl Controller {
 impl Code for Controller {
     fn save(&self, out: &mut Vec<u8>) {
         match self {
-            Self::LossBased(control) => (0_u8, *control).save(out),
+            Self::LossBased(control) => {
+                out.push(0);
+                control.save(out);
+            }
             Self::Bbr(bbr) => {
                 out.push(1);
                 bbr.save(out);

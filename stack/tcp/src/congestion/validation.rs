@@ -5,6 +5,8 @@
 //! halved. It is kept otherwise, so that an application that pauses need not start over at each burst.
 
 use super::{AckSample, Moment, Round, initial_window};
+use core::num::NonZeroU32;
+
 use crate::snapshot::code;
 use crate::time::{Duration, Instant};
 
@@ -26,7 +28,7 @@ pub(super) struct Validation {
     previous: u32,
     /// When this half began, and the window ceased to be validated, in milliseconds.
     half_since: u32,
-    not_validated_since: Option<u32>,
+    not_validated_since: Option<NonZeroU32>,
     /// In recovery: what a window that was not validated is reduced from; and bytes found lost since.
     loss_basis: Option<u32>,
     repaired: u32,
@@ -38,6 +40,11 @@ code!(struct Validation {
 
 fn millis(now: Instant) -> u32 {
     now.as_millis() as u32
+}
+
+/// The same, but for a millisecond in fifty days, which is a millisecond later.
+fn since(now: Instant) -> NonZeroU32 {
+    NonZeroU32::new(millis(now)).unwrap_or(NonZeroU32::MIN)
 }
 
 impl Validation {
@@ -79,7 +86,7 @@ impl Validation {
         if validated {
             self.not_validated_since = None;
         } else if self.not_validated_since.is_none() {
-            self.not_validated_since = Some(millis(sample.now));
+            self.not_validated_since = Some(since(sample.now));
         }
         // Half of it is enough to keep the window, more is needed to widen it (Linux's `tcp_is_cwnd_limited`).
         used.is_none_or(|used| used > cwnd / 2)
@@ -103,12 +110,12 @@ impl Validation {
 
     /// 4.4.3: the window after five minutes without proof, if they are over.
     pub(super) fn expire(&mut self, now: Instant, cwnd: u32, mss: u32) -> Option<u32> {
-        let since = self.not_validated_since?;
-        let elapsed = millis(now).wrapping_sub(since);
+        let began = self.not_validated_since?;
+        let elapsed = millis(now).wrapping_sub(began.get());
         if u64::from(elapsed) < NON_VALIDATED_MAX.as_millis() {
             return None;
         }
-        self.not_validated_since = Some(millis(now));
+        self.not_validated_since = Some(since(now));
         Some((cwnd / 2).max(initial_window(mss)).min(cwnd))
     }
 

@@ -57,7 +57,7 @@ impl<P: Payload> Connection<P> {
         for count in (1..=blocks.len()).rev() {
             options.sack = blocks.iter().take(count).collect();
             if options.emitted_len() <= room {
-                self.counters.sack_sent = self.counters.sack_sent.saturating_add(1);
+                self.count(|counts| &mut counts.sack_sent);
                 return;
             }
         }

@@ -122,7 +122,7 @@ impl<P: Payload> Connection<P> {
             });
         if copied {
             self.snd.extended(len);
-            self.rcv.copied_small = self.rcv.copied_small.saturating_add(1);
+            self.rcv.note_copied();
         } else {
             self.snd.push(payload);
         }
@@ -187,7 +187,7 @@ impl<P: Payload> Connection<P> {
     /// Whether the connection is over and nothing is left to send. Data that arrived before may still be read; the owner
     /// may drop the connection when it, or nobody, has read that.
     pub fn is_closed(&self) -> bool {
-        matches!(self.phase, Phase::Closed(_)) && self.control.reset.is_none()
+        matches!(self.phase, Phase::Closed(_)) && !self.owes_reset()
     }
 
     /// Caps the bytes that may wait to be read, and so the advertised window, from now on. A buffer that tunes itself stays within
@@ -295,7 +295,7 @@ impl<P: Payload> Connection<P> {
         self.control.save(out);
         self.timers.save(out);
         self.congestion.save(out);
-        self.pacer.save(out);
+        self.limited_by.save(out);
         self.ecn.save(out);
         self.chrono.save(out);
         self.loss.save(out);
@@ -320,7 +320,7 @@ impl<P: Payload> Connection<P> {
         let control = Code::load(&mut input)?;
         let timers = Code::load(&mut input)?;
         let congestion = Code::load(&mut input)?;
-        let pacer = Code::load(&mut input)?;
+        let limited_by = Code::load(&mut input)?;
         let ecn = Code::load(&mut input)?;
         let chrono = Code::load(&mut input)?;
         let loss = Code::load(&mut input)?;
@@ -339,7 +339,7 @@ impl<P: Payload> Connection<P> {
             control,
             timers,
             congestion,
-            pacer,
+            limited_by,
             ecn,
             chrono,
             loss,

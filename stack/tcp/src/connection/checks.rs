@@ -209,7 +209,7 @@ impl<P: Payload> Connection<P> {
     pub(super) fn challenge(&mut self, now: Instant) {
         if self.may_answer(now) {
             self.rcv.ack.challenge = true;
-            self.counters.challenge_acks = self.counters.challenge_acks.saturating_add(1);
+            self.count(|counts| &mut counts.challenge_acks);
         }
     }
 

@@ -23,6 +23,7 @@ impl<P: Payload> Connection<P> {
     /// The same as of `now`: spans of time that go on are counted up to then.
     pub fn info_at(&self, now: Instant) -> Info {
         let counters = &self.counters;
+        let counts = self.counts();
         let rate = &self.snd.rate;
         let (busy_ns, rwnd_limited_ns, sndbuf_limited_ns) = self.chrono.totals(now);
         let (ecn_marks, ecn_echoes) = self.ecn.counts();
@@ -50,17 +51,17 @@ impl<P: Payload> Connection<P> {
             bytes_acked: self.snd.bytes_acked(),
             segments_in: counters.segments_in,
             segments_out: counters.segments_out,
-            retransmissions: counters.retransmissions.into(),
-            timeouts: counters.timeouts.into(),
+            retransmissions: counts.retransmissions.into(),
+            timeouts: counts.timeouts.into(),
             fast_recoveries: self.loss.fast_recoveries(),
-            retransmit_blocked: counters.retransmit_blocked.into(),
-            split_failed: counters.split_failed.into(),
-            out_of_order: counters.out_of_order.into(),
-            dup_acks: counters.dup_acks.into(),
-            sack_sent: counters.sack_sent.into(),
-            challenge_acks: counters.challenge_acks.into(),
-            window_probes: counters.window_probes.into(),
-            copied_small: self.rcv.copied_small.into(),
+            retransmit_blocked: counts.retransmit_blocked.into(),
+            split_failed: counts.split_failed.into(),
+            out_of_order: counts.out_of_order.into(),
+            dup_acks: counts.dup_acks.into(),
+            sack_sent: counts.sack_sent.into(),
+            challenge_acks: counts.challenge_acks.into(),
+            window_probes: counts.window_probes.into(),
+            copied_small: self.rcv.copied_small().into(),
             congestion: self.congestion.algorithm(),
             congestion_phase: self.congestion.phase(),
             congestion_figures: self.congestion.figures(),
@@ -80,7 +81,7 @@ impl<P: Payload> Connection<P> {
             fast_open: self.fast_open_status(),
             syn_data: self.fast_open_state().map_or(0, |state| state.syn_data),
             recovery: self.loss.info(&self.snd),
-            limited_by: counters.limited_by,
+            limited_by: self.limited_by,
         }
     }
 }

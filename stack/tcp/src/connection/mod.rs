@@ -41,7 +41,6 @@ use crate::ecn::Ecn;
 use crate::event::{CloseReason, Pending};
 use crate::info::LimitedBy;
 use crate::loss::LossDetection;
-use crate::pacing::Pacer;
 use crate::payload::Payload;
 use crate::rcv::Receiver;
 use crate::rtt::RttEstimator;
@@ -69,14 +68,14 @@ const TIMESTAMPS_LEN: u16 = 12;
 pub struct Connection<P: Payload> {
     phase: Phase,
     events: Pending,
+    /// What stopped the last transmissions.
+    limited_by: LimitedBy,
     pub(crate) snd: SendQueue<P>,
     pub(crate) rcv: Receiver<P>,
     agreed: Agreed,
     control: Control,
     timers: Timers,
     congestion: Controller,
-    /// Only of a connection that is or was paced.
-    pacer: Option<Box<Pacer>>,
     ecn: Ecn,
     chrono: Chrono,
     loss: LossDetection,
@@ -126,8 +125,6 @@ struct Control {
     sent_at: Instant,
     /// End of the last small segment (Minshall's variable for Nagle's rule).
     small_end: Option<SeqNumber>,
-    /// A RST to send: its number, and whether it acknowledges.
-    reset: Option<(SeqNumber, bool)>,
     /// Time-outs since the peer last acknowledged something new.
     attempts: u8,
     /// Probes (of the window, or keep-alive) since the peer was last heard.
@@ -161,35 +158,22 @@ struct Control {
 }
 
 code!(struct Control {
-    clock, heard_at, sent_at, small_end, reset, attempts, probes,
+    clock, heard_at, sent_at, small_end, attempts, probes,
     persist_backoff, probe, override_sws, nagle, fin_queued, orphaned, want_writable, syn_lost,
     cwnd_limited, blocked, burst, burst_left, holds,
     soft_error
 });
 
-/// What is counted; see [`Info`](crate::Info).
+/// What is counted of every segment; see [`Info`](crate::Info), and [`rare`] for the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counters {
     bytes_in: u64,
     bytes_out: u64,
     segments_in: u64,
     segments_out: u64,
-    retransmissions: u32,
-    timeouts: u32,
-    retransmit_blocked: u32,
-    split_failed: u32,
-    out_of_order: u32,
-    dup_acks: u32,
-    sack_sent: u32,
-    challenge_acks: u32,
-    window_probes: u32,
-    limited_by: LimitedBy,
 }
 
-code!(struct Counters {
-    bytes_in, bytes_out, segments_in, segments_out, retransmissions, timeouts, retransmit_blocked,
-    split_failed, out_of_order, dup_acks, sack_sent, challenge_acks, window_probes, limited_by
-});
+code!(struct Counters { bytes_in, bytes_out, segments_in, segments_out });
 
 /// What became of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,6 +277,7 @@ impl<P: Payload> Connection<P> {
         Self {
             phase,
             events: Pending::default(),
+            limited_by: LimitedBy::default(),
             snd: SendQueue::new(iss),
             rcv: Receiver::new(config, now),
             agreed: Agreed {
@@ -312,7 +297,6 @@ impl<P: Payload> Connection<P> {
                 config.mss.into(),
                 iss.raw() ^ ts_offset,
             ),
-            pacer: None,
             ecn: Ecn::default(),
             chrono: Chrono::default(),
             loss: LossDetection::new(iss),
@@ -457,7 +441,7 @@ impl<P: Payload> Connection<P> {
                 | Phase::CloseWait
         );
         if tell {
-            self.control.reset = Some((self.snd.nxt, true));
+            self.owe_reset(self.snd.nxt, true);
         }
         self.transition(Input::Abort);
     }

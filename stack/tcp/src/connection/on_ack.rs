@@ -52,7 +52,7 @@ impl<P: Payload> Connection<P> {
                 .on_sack(&mut acked, ack, &segment.options.sack, &arrival);
         }
         if duplicate {
-            self.counters.dup_acks = self.counters.dup_acks.saturating_add(1);
+            self.count(|counts| &mut counts.dup_acks);
         }
         if news || duplicate || acked.sacked > 0 || acked.duplicate.is_some() {
             self.on_acked(segment, &acked, arrival, duplicate);

@@ -177,7 +177,7 @@ impl<P: Payload> Connection<P> {
         let ack = segment.ack;
         if let Phase::SynReceived(_) = self.phase {
             if !(ack.after(self.snd.una) && ack.at_or_before(self.snd.nxt)) {
-                self.control.reset = Some((ack, false));
+                self.owe_reset(ack, false);
                 return done(DropReason::BadAck);
             }
             self.on_acceptable_ack(now, segment, false);
@@ -223,7 +223,7 @@ impl<P: Payload> Connection<P> {
             self.abort_with_reset();
             // With the number that the peer has acknowledged: it may not have our FIN yet, and a RST is believed only at
             // exactly the number that is expected (RFC 5961 3.2).
-            self.control.reset = Some((arrival.segment.ack, false));
+            self.owe_reset(arrival.segment.ack, false);
             return done(DropReason::DataAfterClose);
         }
         let cut = self.trim(&mut arrival);
@@ -298,7 +298,7 @@ impl<P: Payload> Connection<P> {
                 Disposition::Accepted
             }
             Received::OutOfOrder => {
-                self.counters.out_of_order = self.counters.out_of_order.saturating_add(1);
+                self.count(|counts| &mut counts.out_of_order);
                 Disposition::Accepted
             }
             Received::Dropped(reason) => Disposition::Dropped(reason),
@@ -317,7 +317,7 @@ impl<P: Payload> Connection<P> {
             acks && segment.ack.after(self.snd.una) && segment.ack.at_or_before(self.snd.nxt);
         if acks && !acceptable {
             if !segment.flags.contains(Flags::RST) {
-                self.control.reset = Some((segment.ack, false));
+                self.owe_reset(segment.ack, false);
             }
             return Disposition::Dropped(DropReason::BadAck);
         }

@@ -54,7 +54,7 @@ impl<P: Payload> Connection<P> {
         self.control.probes = self.control.probes.saturating_add(1);
         self.control.persist_backoff = self.control.persist_backoff.saturating_add(1);
         self.control.probe = true;
-        self.counters.window_probes = self.counters.window_probes.saturating_add(1);
+        self.count(|counts| &mut counts.window_probes);
         self.arm_persist(now);
     }
 

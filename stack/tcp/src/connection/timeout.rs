@@ -63,7 +63,7 @@ impl<P: Payload> Connection<P> {
             .is_some_and(P::is_queued)
         {
             // The segment has not even left: it is not lost, and its header must not be touched. Linux's rule too.
-            self.counters.retransmit_blocked = self.counters.retransmit_blocked.saturating_add(1);
+            self.count(|counts| &mut counts.retransmit_blocked);
             self.timers
                 .arm(Timer::Retransmit, now + rto.min(BLOCKED_RETRY_MAX));
             return;
@@ -86,7 +86,7 @@ impl<P: Payload> Connection<P> {
         let again = self.control.attempts > 0;
         self.control.attempts = self.control.attempts.saturating_add(1);
         self.control.syn_lost |= !synchronised;
-        self.counters.timeouts = self.counters.timeouts.saturating_add(1);
+        self.count(|counts| &mut counts.timeouts);
         self.rtt.back_off();
         self.suspect_black_hole(now);
         let context = self.timeout_context(now, again);
@@ -246,7 +246,7 @@ impl<P: Payload> Connection<P> {
         }
         if self.control.probes >= keep_alive.probes {
             // A peer that was only cut off for a while should know (RFC 9293 3.8.4 leaves it open; as Linux).
-            self.control.reset = Some((self.snd.nxt, true));
+            self.owe_reset(self.snd.nxt, true);
             self.give_up();
             return;
         }

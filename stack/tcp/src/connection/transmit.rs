@@ -9,7 +9,7 @@ use bywash_wire::{Ecn as Codepoint, Flags, Options, SackBlocks, Segment, SeqNumb
 use super::{Connection, TIMESTAMPS_LEN, Transmit};
 use crate::chrono::Doing;
 use crate::info::LimitedBy;
-use crate::pacing::{Pace, RATE_MIN};
+use crate::pacing::{Pace, Pacer, RATE_MIN};
 use crate::payload::Payload;
 use crate::state::Phase;
 use crate::time::Instant;
@@ -21,7 +21,9 @@ impl<P: Payload> Connection<P> {
     /// The next segment to send; call until `None`. A segment returned counts as sent.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit<'_, P>> {
         self.control.clock = now;
-        if let Some((seq, acknowledges)) = self.control.reset.take() {
+        if let Some(rare) = &mut self.rare
+            && let Some((seq, acknowledges)) = rare.reset.take()
+        {
             return Some(self.reset_segment(seq, acknowledges));
         }
         if let Phase::Closed(_) = self.phase {
@@ -30,7 +32,9 @@ impl<P: Payload> Connection<P> {
         if let Some(index) = self.probe_to_send() {
             return Some(self.transmit_probe(index, now));
         }
-        if let Some(pacer) = &mut self.pacer {
+        if let Some(rare) = &mut self.rare
+            && let Some(pacer) = &mut rare.pacer
+        {
             pacer.begin();
         }
         let pace = self.pace();
@@ -51,7 +55,7 @@ impl<P: Payload> Connection<P> {
 
     /// When `poll_transmit` will have something that pacing holds back now. `None`: it holds nothing back.
     pub fn next_send(&self) -> Option<Instant> {
-        self.pacer.as_ref()?.wake()
+        self.rare.as_ref()?.pacer.as_ref()?.wake()
     }
 
     /// Whether a retransmission is due whose frame still waits for the completion of its last transmission. Nothing tells
@@ -59,6 +63,10 @@ impl<P: Payload> Connection<P> {
     /// ACK or the retransmission timer does.
     pub fn awaits_completion(&self) -> bool {
         self.control.blocked
+    }
+
+    fn pacer(&mut self) -> &mut Pacer {
+        self.rare().pacer.get_or_insert_default()
     }
 
     /// The rate at which segments leave now; `None`: as fast as the windows let them.
@@ -82,7 +90,7 @@ impl<P: Payload> Connection<P> {
 
     /// Whether pacing lets a segment leave now.
     fn may_leave(&mut self, now: Instant, pace: Option<Pace>) -> bool {
-        let allowed = pace.is_none_or(|pace| self.pacer.get_or_insert_default().allows(now, pace));
+        let allowed = pace.is_none_or(|pace| self.pacer().allows(now, pace));
         if !allowed {
             self.stop(LimitedBy::Pacing);
         }
@@ -155,10 +163,9 @@ impl<P: Payload> Connection<P> {
         if record.payload.as_ref().is_some_and(P::is_queued) {
             if !self.control.blocked {
                 self.control.blocked = true;
-                self.counters.retransmit_blocked =
-                    self.counters.retransmit_blocked.saturating_add(1);
+                self.count(|counts| &mut counts.retransmit_blocked);
             }
-            self.counters.limited_by = LimitedBy::TransmitQueue;
+            self.limited_by = LimitedBy::TransmitQueue;
             return None;
         }
         // The oldest always goes: it is what recovery waits for, and at a closed window it is the probe.
@@ -256,7 +263,7 @@ impl<P: Payload> Connection<P> {
     fn stop(&mut self, limit: LimitedBy) {
         (self.control.burst, self.control.burst_left) = (0, 0);
         if !self.control.blocked {
-            self.counters.limited_by = limit;
+            self.limited_by = limit;
         }
         // Until the next ACK tells the controller.
         self.control.cwnd_limited |= limit == LimitedBy::CongestionWindow;
@@ -275,7 +282,7 @@ impl<P: Payload> Connection<P> {
     pub(super) fn split(&mut self, index: usize, at: u32) -> bool {
         let done = self.snd.split(index, at);
         if !done {
-            self.counters.split_failed = self.counters.split_failed.saturating_add(1);
+            self.count(|counts| &mut counts.split_failed);
         }
         done
     }
@@ -318,7 +325,7 @@ impl<P: Payload> Connection<P> {
             self.snd.on_sent(index + 1, now);
         }
         if let Some(pace) = self.pace() {
-            self.pacer.get_or_insert_default().on_sent(now, len, pace);
+            self.pacer().on_sent(now, len, pace);
         }
         self.loss.on_sent(now, end, len, again);
         self.on_record_sent(now, index, end, len, again);
@@ -398,7 +405,7 @@ impl<P: Payload> Connection<P> {
     ) {
         self.control.sent_at = now;
         if again {
-            self.counters.retransmissions = self.counters.retransmissions.saturating_add(1);
+            self.count(|counts| &mut counts.retransmissions);
             self.set_timers_after_resending(now, index);
         } else {
             self.counters.bytes_out += u64::from(len);

@@ -475,9 +475,7 @@ impl LossDetection {
         context: &AckContext,
     ) {
         let now = context.arrival.now;
-        let rate = snd
-            .rate
-            .sample(now, &acked.delivered, context.arrival.min_rtt);
+        let rate = snd.sample(now, &acked.delivered, context.arrival.min_rtt);
         congestion.on_ack(&AckSample {
             now,
             mss: context.mss,

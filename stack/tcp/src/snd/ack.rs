@@ -110,7 +110,8 @@ impl<P: Payload> SendQueue<P> {
         self.una = ack;
         let mut again = false;
         let mut taken = 0;
-        while let Some(record) = self.records.front()
+        let (records, sums) = self.records.parts();
+        while let Some(record) = records.front()
             && record.seq.before(ack)
         {
             if record.end().after(ack) {
@@ -119,13 +120,13 @@ impl<P: Payload> SendQueue<P> {
             }
             // Looked at where it lies: only what it holds is dropped.
             taken += 1;
-            self.sent -= 1;
-            self.queued -= record.len as usize;
+            sums.sent -= 1;
+            sums.queued -= record.len as usize;
             acked.bytes += record.len;
             acked.syn |= record.syn;
             acked.fin |= record.fin;
             again |= record.transmissions > 1;
-            self.pipe -= record.weight() * record.seq_len();
+            sums.pipe -= record.weight() * record.seq_len();
             if !record.sacked {
                 acked.note_delivered(record, arrival, highest);
             }
@@ -135,7 +136,7 @@ impl<P: Payload> SendQueue<P> {
                 }
                 board.on_taken(record);
             }
-            self.records.pop_front();
+            records.pop_front();
         }
         if again {
             // Karn's rule, for the whole acknowledgment: what was sent once may have waited at the peer for what was sent
@@ -146,15 +147,16 @@ impl<P: Payload> SendQueue<P> {
         if let Some(board) = &mut self.board {
             board.on_una(ack, taken);
         }
-        acked.reneged = self.sent > 0 && self.records[0].sacked;
+        acked.reneged = self.sent() > 0 && self.records[0].sacked;
         self.tidy();
     }
 
     /// The acknowledgment ends inside the first record: a peer, or a box on the way, that cuts segments its own way.
     fn trim_front(&mut self, ack: SeqNumber, acked: &mut Acked) {
-        let record = &mut self.records[0];
+        let (records, sums) = self.records.parts();
+        let record = &mut records[0];
         let mut n = ack.distance_from(record.seq) as u32;
-        self.pipe -= record.weight() * n;
+        sums.pipe -= record.weight() * n;
         if !record.sacked {
             acked.fresh += n;
         }
@@ -165,7 +167,7 @@ impl<P: Payload> SendQueue<P> {
         }
         record.seq = ack;
         record.len -= n;
-        self.queued -= n as usize;
+        sums.queued -= n as usize;
         acked.bytes += n;
         if record.counted {
             if let Some(board) = &mut self.board {
@@ -196,14 +198,14 @@ impl<P: Payload> SendQueue<P> {
         let una = self.una;
         for (start, end) in blocks.iter().skip(skip) {
             let sane = start.before(end) && start.at_or_after(una) && end.at_or_before(self.nxt);
-            if sane && self.sent > 0 {
+            if sane && self.sent() > 0 {
                 self.sack_range(start, end, acked, arrival, highest);
             }
         }
         if by_number.0.is_some() {
             (acked.rtt, acked.rtt_newest) = by_number;
         } else if let Some(rtt) = acked.rtt
-            && self.sent > 0
+            && self.sent() > 0
         {
             acked.restarts_timer = rtt > arrival.now.since(self.records[0].sent_at);
         }

@@ -22,7 +22,6 @@ mod storage;
 pub(crate) mod oracle_tests;
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 
 use bywash_wire::SeqNumber;
 
@@ -31,8 +30,9 @@ pub(crate) use rack::Detected;
 use scoreboard::Scoreboard;
 
 use crate::payload::Payload;
-use crate::rate::{DeliveryRate, Stamp};
-use crate::time::Instant;
+use crate::rate::{Delivered, DeliveryRate, Flight, RateSample, Stamp};
+use crate::thin::Thin;
+use crate::time::{Duration, Instant};
 
 /// One segment of the send queue.
 #[derive(Debug)]
@@ -86,12 +86,25 @@ impl<P> Record<P> {
     }
 }
 
+/// Sums over the records: all zero when there are none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sums {
+    /// Records sent at least once; they lie in front.
+    sent: usize,
+    /// Payload bytes in the queue.
+    queued: usize,
+    /// Payload bytes not sent yet.
+    unsent: usize,
+    /// Sequence space on the way: the lengths of all records sent, each times its weight.
+    pipe: u32,
+    /// The times of the sampled flight; there is none when nothing is on the way.
+    flight: Flight,
+}
+
 /// The send variables and the queue.
 #[derive(Debug)]
 pub(crate) struct SendQueue<P> {
-    records: VecDeque<Record<P>>,
-    /// Records sent at least once; they lie in front.
-    sent: usize,
+    records: Thin<Record<P>, Sums>,
     /// Exists while something is SACKed, lost or sent again.
     board: Option<Box<Scoreboard>>,
     /// Oldest unacknowledged number.
@@ -104,12 +117,6 @@ pub(crate) struct SendQueue<P> {
     pub(crate) wl2: SeqNumber,
     /// Largest window seen (MAX.SND.WND).
     pub(crate) max_wnd: u32,
-    /// Sequence space on the way: the lengths of all records sent, each times its weight.
-    pipe: u32,
-    /// Payload bytes in the queue.
-    queued: usize,
-    /// Payload bytes not sent yet.
-    unsent: usize,
     pub(crate) rate: DeliveryRate,
 }
 
@@ -117,8 +124,7 @@ impl<P: Payload> SendQueue<P> {
     /// A queue that holds the SYN.
     pub(crate) fn new(iss: SeqNumber) -> Self {
         let mut queue = Self {
-            records: VecDeque::new(),
-            sent: 0,
+            records: Thin::new(),
             board: None,
             una: iss,
             nxt: iss,
@@ -126,9 +132,6 @@ impl<P: Payload> SendQueue<P> {
             wl1: SeqNumber::default(),
             wl2: SeqNumber::default(),
             max_wnd: 0,
-            pipe: 0,
-            queued: 0,
-            unsent: 0,
             rate: DeliveryRate::default(),
         };
         queue.push_record(None, true, false);
@@ -136,8 +139,12 @@ impl<P: Payload> SendQueue<P> {
     }
 
     /// Where the records lie.
-    pub(crate) fn memory(&mut self) -> &mut VecDeque<Record<P>> {
+    pub(crate) fn memory(&mut self) -> &mut Thin<Record<P>, Sums> {
         &mut self.records
+    }
+
+    fn sent(&self) -> usize {
+        self.records.head().sent
     }
 
     fn end(&self) -> SeqNumber {
@@ -146,8 +153,10 @@ impl<P: Payload> SendQueue<P> {
 
     fn push_record(&mut self, payload: Option<P>, syn: bool, fin: bool) {
         let len = payload.as_ref().map_or(0, Payload::len);
-        self.records.push_back(Record {
-            seq: self.end(),
+        let seq = self.end();
+        let (records, sums) = self.records.parts();
+        records.push_back(Record {
+            seq,
             len: len as u32,
             payload,
             sent_at: Instant::ZERO,
@@ -163,8 +172,8 @@ impl<P: Payload> SendQueue<P> {
             lost: false,
             resent: false,
         });
-        self.queued += len;
-        self.unsent += len;
+        sums.queued += len;
+        sums.unsent += len;
     }
 
     /// Queues a segment of data.
@@ -229,7 +238,7 @@ impl<P: Payload> SendQueue<P> {
         let Some(before) = index.checked_sub(1).map(|before| &self.records[before]) else {
             return false;
         };
-        let more = index + 1 < self.sent && self.records[index + 1].awaits_resending();
+        let more = index + 1 < self.sent() && self.records[index + 1].awaits_resending();
         (self.records[index].burst_end || !more)
             && before.resent
             && before.sent_at == now
@@ -243,8 +252,9 @@ impl<P: Payload> SendQueue<P> {
             tail.len += n as u32;
             // More was written behind the mark.
             tail.push = false;
-            self.queued += n;
-            self.unsent += n;
+            let (_, sums) = self.records.parts();
+            sums.queued += n;
+            sums.unsent += n;
         }
     }
 
@@ -254,22 +264,22 @@ impl<P: Payload> SendQueue<P> {
     }
 
     pub(crate) fn has_unsent(&self) -> bool {
-        self.sent < self.records.len()
+        self.sent() < self.records.len()
     }
 
     /// Index of the first record not sent yet.
     pub(crate) fn first_unsent(&self) -> Option<usize> {
-        self.has_unsent().then_some(self.sent)
+        self.has_unsent().then_some(self.sent())
     }
 
     /// Something sent is not acknowledged.
     pub(crate) fn is_outstanding(&self) -> bool {
-        self.sent > 0
+        self.sent() > 0
     }
 
     /// How many records were sent; they lie in front.
     pub(crate) fn sent_records(&self) -> usize {
-        self.sent
+        self.sent()
     }
 
     pub(crate) fn record(&self, index: usize) -> &Record<P> {
@@ -288,7 +298,7 @@ impl<P: Payload> SendQueue<P> {
     /// arrived; those are taken off here.
     pub(crate) fn pipe(&self) -> u32 {
         let arrived = self.board.as_ref().map_or(0, |board| board.unnamed);
-        self.pipe.saturating_sub(arrived)
+        self.records.head().pipe.saturating_sub(arrived)
     }
 
     /// Payload bytes acknowledged by number.
@@ -303,11 +313,11 @@ impl<P: Payload> SendQueue<P> {
     }
 
     pub(crate) fn queued(&self) -> usize {
-        self.queued
+        self.records.head().queued
     }
 
     pub(crate) fn unsent(&self) -> usize {
-        self.unsent
+        self.records.head().unsent
     }
 
     /// Bytes that the peer's window takes beyond `nxt`.
@@ -317,18 +327,36 @@ impl<P: Payload> SendQueue<P> {
 
     /// The record was sent; `now` is the time of this transmission.
     pub(crate) fn on_sent(&mut self, index: usize, now: Instant) {
-        let record = &mut self.records[index];
+        let (records, sums) = self.records.parts();
+        let record = &mut records[index];
         record.sent_at = now;
-        record.stamp = self.rate.stamp(now, self.pipe, record.len);
+        record.stamp = self
+            .rate
+            .stamp(&mut sums.flight, now, sums.pipe, record.len);
         record.transmissions = record.transmissions.saturating_add(1);
-        if index != self.sent {
+        if index != sums.sent {
             self.note_resent(index, now);
             return;
         }
-        self.pipe += record.seq_len();
-        self.sent += 1;
-        self.unsent -= record.len as usize;
+        sums.pipe += record.seq_len();
+        sums.sent += 1;
+        sums.unsent -= record.len as usize;
         self.nxt = record.end();
+    }
+
+    /// Takes the sample of an acknowledgment: see [`DeliveryRate::sample`].
+    pub(crate) fn sample(
+        &mut self,
+        now: Instant,
+        acked: &Delivered,
+        min_rtt: Duration,
+    ) -> RateSample {
+        let mut none = Flight::default();
+        let flight = match self.records.head_mut() {
+            Some(sums) => &mut sums.flight,
+            None => &mut none,
+        };
+        self.rate.sample(flight, now, acked, min_rtt)
     }
 
     /// Cuts the record at `at` payload bytes into two. `false`: no frame for the second half now.
@@ -355,8 +383,9 @@ impl<P: Payload> SendQueue<P> {
         record.burst_end = false;
         record.sealed = false;
         self.records.insert(index + 1, second);
-        if index < self.sent {
-            self.sent += 1;
+        let (_, sums) = self.records.parts();
+        if index < sums.sent {
+            sums.sent += 1;
             self.note_split(index);
         }
         true
@@ -401,12 +430,8 @@ impl<P: Payload> SendQueue<P> {
     /// Drops everything (the connection is over).
     pub(crate) fn clear(&mut self) {
         // The memory too: a connection may stay in TIME-WAIT for long.
-        self.records = VecDeque::new();
+        self.records = Thin::new();
         self.una = self.nxt;
-        self.sent = 0;
         self.board = None;
-        self.pipe = 0;
-        self.queued = 0;
-        self.unsent = 0;
     }
 }

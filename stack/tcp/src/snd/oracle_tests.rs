@@ -240,7 +240,6 @@ impl World {
             }
         }
         self.queue
-            .rate
             .sample(self.now, &acked.delivered, Duration::ZERO);
     }
 
@@ -340,7 +339,7 @@ impl World {
             .queue
             .records
             .iter()
-            .take(self.queue.sent)
+            .take(self.queue.sent())
             .map(|record| Known {
                 seq: record.seq,
                 end: record.end(),

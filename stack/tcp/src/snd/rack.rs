@@ -100,7 +100,7 @@ impl<P: Payload> SendQueue<P> {
     ) -> Option<Instant> {
         let mut index = self.board.as_ref()?.judged;
         let mut wait = None;
-        while index < self.sent {
+        while index < self.sent() {
             self.board().note_visit();
             let record = &self.records[index];
             let judged = record.sacked || record.lost || record.resent;

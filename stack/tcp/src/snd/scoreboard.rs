@@ -150,13 +150,13 @@ impl<P: Payload> SendQueue<P> {
     /// Drops the board once nothing is on it, and nothing outstanding was sent before what RACK has seen delivered.
     pub(super) fn tidy(&mut self) {
         let done = self.board.as_ref().is_some_and(|board| {
-            board.is_blank() && !(self.sent > 0 && board.rack.overtook(&self.records[0]))
+            board.is_blank() && !(self.sent() > 0 && board.rack.overtook(&self.records[0]))
         });
         if done {
             self.board = None;
         }
         // Everything is walked over: for windows that tests have.
-        debug_assert!(self.board.is_none() || self.sent > 200 || self.is_consistent());
+        debug_assert!(self.board.is_none() || self.sent() > 200 || self.is_consistent());
     }
 
     /// Index of the first sent record that begins at `seq` or later.
@@ -164,7 +164,7 @@ impl<P: Payload> SendQueue<P> {
         let after = self
             .records
             .partition_point(|record| record.seq.before(seq));
-        after.min(self.sent)
+        after.min(self.sent())
     }
 
     /// Marks what lies within `start..end`, `una <= start < end <= nxt`, as SACKed, so far as it is not.
@@ -184,7 +184,7 @@ impl<P: Payload> SendQueue<P> {
         let first = self.position(start);
         let mut last = first;
         let (mut low, mut high) = (None, start);
-        while last < self.sent && self.records[last].end().at_or_before(end) {
+        while last < self.sent() && self.records[last].end().at_or_before(end) {
             self.board().note_visit();
             low = low.or(Some(self.records[last].seq));
             high = self.records[last].end();
@@ -253,10 +253,11 @@ impl<P: Payload> SendQueue<P> {
         highest: SeqNumber,
     ) {
         let Some(board) = &mut self.board else { return };
-        let record = &mut self.records[index];
+        let (records, sums) = self.records.parts();
+        let record = &mut records[index];
         board.rack.on_delivered(record, arrival, false);
         let len = record.seq_len();
-        self.pipe -= record.weight() * len;
+        sums.pipe -= record.weight() * len;
         let tally = &mut board.tally;
         tally.lost -= u32::from(record.lost);
         tally.resent -= u32::from(record.resent);
@@ -275,16 +276,17 @@ impl<P: Payload> SendQueue<P> {
 
     /// The record is believed lost, its retransmission too if there is one. False: it was already, or has arrived.
     pub(crate) fn mark_lost(&mut self, index: usize) -> bool {
-        if index >= self.sent {
+        let (records, sums) = self.records.parts();
+        if index >= sums.sent {
             return false;
         }
-        let record = &mut self.records[index];
+        let record = &mut records[index];
         if record.sacked || record.awaits_resending() {
             return false;
         }
         let board = self.board.get_or_insert_with(Box::default);
         self.rate.on_lost(record.len, &record.stamp);
-        self.pipe -= record.weight() * record.seq_len();
+        sums.pipe -= record.weight() * record.seq_len();
         board.tally.lost += u32::from(!record.lost);
         board.tally.resent -= u32::from(record.resent);
         record.lost = true;
@@ -297,7 +299,7 @@ impl<P: Payload> SendQueue<P> {
     /// (RFC 8985 6.3). If that is SACKed, the peer does not keep what it names: no block counts any more (RFC 2018 8), and
     /// all is lost. Whether that was so.
     pub(crate) fn mark_timed_out(&mut self, now: Instant, rtt: Duration) -> bool {
-        let reneged = self.sent > 0 && self.records[0].sacked;
+        let reneged = self.sent() > 0 && self.records[0].sacked;
         let rtt = if reneged { Duration::ZERO } else { rtt };
         if reneged {
             self.forget_sacks();
@@ -305,7 +307,7 @@ impl<P: Payload> SendQueue<P> {
         if let Some(board) = &mut self.board {
             board.unnamed = 0;
         }
-        for index in 0..self.sent {
+        for index in 0..self.sent() {
             if index == 0 || now.since(self.records[index].sent_at) >= rtt {
                 self.mark_lost(index);
             }
@@ -318,10 +320,11 @@ impl<P: Payload> SendQueue<P> {
         board.islands.clear();
         board.judged = 0;
         board.tally.sacked = 0;
-        for record in self.records.iter_mut().take(self.sent) {
+        let (records, sums) = self.records.parts();
+        for record in records.iter_mut().take(sums.sent) {
             if record.sacked {
                 record.sacked = false;
-                self.pipe += record.seq_len();
+                sums.pipe += record.seq_len();
             }
         }
     }
@@ -332,10 +335,11 @@ impl<P: Payload> SendQueue<P> {
         board.tally.lost = 0;
         board.tally.pending = 0;
         board.judged = 0;
-        for record in self.records.iter_mut().take(self.sent) {
+        let (records, sums) = self.records.parts();
+        for record in records.iter_mut().take(sums.sent) {
             if record.lost {
                 record.lost = false;
-                self.pipe += record.seq_len();
+                sums.pipe += record.seq_len();
             }
         }
     }
@@ -346,7 +350,8 @@ impl<P: Payload> SendQueue<P> {
             .board
             .as_mut()
             .filter(|board| board.tally.pending > 0)?;
-        while board.lost_hint < self.sent {
+        let sent = self.records.head().sent;
+        while board.lost_hint < sent {
             board.note_visit();
             if self.records[board.lost_hint].awaits_resending() {
                 return Some(board.lost_hint);
@@ -360,12 +365,13 @@ impl<P: Payload> SendQueue<P> {
     /// The record was sent again.
     pub(super) fn note_resent(&mut self, index: usize, now: Instant) {
         let board = self.board.get_or_insert_with(Box::default);
-        let record = &mut self.records[index];
+        let (records, sums) = self.records.parts();
+        let record = &mut records[index];
         board.tally.pending -= u32::from(record.awaits_resending());
         if !record.resent {
             record.resent = true;
             board.tally.resent += 1;
-            self.pipe += record.seq_len();
+            sums.pipe += record.seq_len();
         }
         let entry = (record.seq, now);
         while self
@@ -389,7 +395,7 @@ impl<P: Payload> SendQueue<P> {
         // An acknowledgment may have cut off the record's beginning.
         let seq = if seq.before(self.una) { self.una } else { seq };
         let index = self.position(seq);
-        let current = index < self.sent && {
+        let current = index < self.sent() && {
             let record = &self.records[index];
             record.seq == seq && record.resent && record.sent_at == at
         };
@@ -436,11 +442,11 @@ impl<P: Payload> SendQueue<P> {
 
     /// Whether sums, islands and hints say what the marks say. Walks over everything: for assertions.
     pub(super) fn is_consistent(&self) -> bool {
-        let sent = || self.records.iter().take(self.sent);
+        let sent = || self.records.iter().take(self.sent());
         let pipe: u32 = sent().map(|r| r.weight() * r.seq_len()).sum();
         let Some(board) = &self.board else {
             let marked = sent().any(|r| r.sacked || r.lost || r.resent || r.counted);
-            return pipe == self.pipe && !marked;
+            return pipe == self.records.head().pipe && !marked;
         };
         let count = |mark: fn(&Record<P>) -> bool| sent().filter(|r| mark(r)).count() as u32;
         let tally = Tally {
@@ -455,7 +461,7 @@ impl<P: Payload> SendQueue<P> {
                 |i: &&(SeqNumber, SeqNumber)| i.0.at_or_before(r.seq) && i.1.at_or_after(r.end());
             board.islands.iter().any(|island| over(&island))
         };
-        pipe == self.pipe
+        pipe == self.records.head().pipe
             && tally == board.tally
             && counted == board.counted_bytes
             && sent().all(|r| r.sacked == within(r) && !(r.sacked && (r.lost || r.resent)))
@@ -478,7 +484,7 @@ impl<P: Payload> SendQueue<P> {
             ..Scoreboard::default()
         };
         let mut resent = Vec::new();
-        for record in self.records.iter().take(self.sent) {
+        for record in self.records.iter().take(self.sent()) {
             let tally = &mut board.tally;
             tally.sacked += u32::from(record.sacked);
             tally.lost += u32::from(record.lost);

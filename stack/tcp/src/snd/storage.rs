@@ -6,6 +6,7 @@ use bywash_wire::SeqNumber;
 
 use super::{Record, SendQueue};
 use crate::payload::Payload;
+use crate::rate::Flight;
 use crate::snapshot::{Code, Reader, SnapshotError, save_payload};
 
 impl<P: Payload> SendQueue<P> {
@@ -13,11 +14,16 @@ impl<P: Payload> SendQueue<P> {
         (self.una, self.nxt).save(out);
         (self.wnd, self.max_wnd).save(out);
         (self.wl1, self.wl2).save(out);
-        self.rate.save(out);
+        // An empty queue may have memory, and what was on the way in it, or not.
+        let flight = match self.records.is_empty() {
+            true => Flight::default(),
+            false => self.records.head().flight,
+        };
+        (self.rate, flight).save(out);
         self.board_state().save(out);
         (self.records.len() as u32).save(out);
-        (self.sent as u32).save(out);
-        for record in &self.records {
+        (self.sent() as u32).save(out);
+        for record in self.records.iter() {
             (record.sent_at, record.stamp).save(out);
             (
                 record.transmissions,
@@ -47,7 +53,8 @@ impl<P: Payload> SendQueue<P> {
         queue.nxt = nxt;
         (queue.wnd, queue.max_wnd) = Code::load(input)?;
         (queue.wl1, queue.wl2) = Code::load(input)?;
-        queue.rate = Code::load(input)?;
+        let flight;
+        (queue.rate, flight) = Code::load(input)?;
         let board = Code::load(input)?;
         let count = input.count()?;
         let sent = u32::load(input)? as usize;
@@ -58,18 +65,20 @@ impl<P: Payload> SendQueue<P> {
         for index in 0..count {
             let record = Self::load_record(input, seq, make)?;
             seq = record.end();
-            queue.queued += record.len as usize;
+            let (records, sums) = queue.records.parts();
+            sums.queued += record.len as usize;
             if index >= sent {
-                queue.unsent += record.len as usize;
+                sums.unsent += record.len as usize;
             } else {
-                queue.pipe += record.weight() * record.seq_len();
+                sums.sent += 1;
+                sums.pipe += record.weight() * record.seq_len();
             }
-            queue.records.push_back(record);
+            sums.flight = flight;
+            records.push_back(record);
             if index + 1 == sent && seq != nxt {
                 return Err(SnapshotError::Corrupt);
             }
         }
-        queue.sent = sent;
         if let Some(board) = board {
             queue.load_board(board);
         }

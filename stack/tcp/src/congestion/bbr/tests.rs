@@ -5,13 +5,14 @@ use alloc::vec::Vec;
 
 use super::super::tests::{MSS, sample};
 use super::*;
-use crate::rate::{Delivered, DeliveryRate, Stamp};
+use crate::rate::{Delivered, DeliveryRate, Flight, Stamp};
 
 /// A bottleneck with a queue of unlimited or limited length, and a sender that always has data.
 struct Path {
     bbr: Bbr,
     now: Instant,
     rate: DeliveryRate,
+    sampled: Flight,
     /// Nanoseconds that the bottleneck takes for a segment.
     service: u64,
     propagation: Duration,
@@ -33,6 +34,7 @@ impl Path {
             bbr: Bbr::new(Window::new(MSS), 1),
             now: Instant::from_nanos(1),
             rate: DeliveryRate::default(),
+            sampled: Flight::default(),
             service: 1_000_000_000 / rate,
             propagation: Duration::from_millis(rtt_ms),
             queue_max: usize::MAX,
@@ -50,7 +52,9 @@ impl Path {
     }
 
     fn send(&mut self) {
-        let stamp = self.rate.stamp(self.now, self.flight, MSS);
+        let stamp = self
+            .rate
+            .stamp(&mut self.sampled, self.now, self.flight, MSS);
         self.flight += MSS;
         let lost = self.queue() >= self.queue_max as u64;
         if !lost {
@@ -77,7 +81,9 @@ impl Path {
             acked.add(MSS, sent_at, &stamp, true);
         }
         let limited = self.flight + 2 * MSS > self.bbr.window.cwnd;
-        let rate = self.rate.sample(self.now, &acked, self.propagation);
+        let rate = self
+            .rate
+            .sample(&mut self.sampled, self.now, &acked, self.propagation);
         self.bbr.on_ack(&AckSample {
             now: self.now,
             lost: if lost { MSS } else { 0 },
