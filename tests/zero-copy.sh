@@ -1,27 +1,30 @@
 #!/usr/bin/env bash
 # Bywash over zero-copy drivers, in a small virtual machine: no NIC needed, no root, no KVM.
 #
-#   ./tests/zero-copy.sh [--short] [--kernel newest|6.12|6.1] [--device virtio|igb] [--keep]
+#   ./tests/zero-copy.sh [--short | --table] [--kernel newest|6.12|6.1] [--device virtio|igb] [--keep]
 #
 #   --short    the newest kernel on virtio-net only, small transfers: under a minute once packages and build are there
+#   --table    only the table that compares modes, on the newest kernel: for a machine on which nothing else runs
 #   --kernel   one kernel instead of all; kernels before 6.13 have no zero copy on virtio-net: copy mode, and why
 #   --device   one device instead of both; igb is QEMU's emulated 82576, on the newest kernel
 #   --keep     keep the scratch folder with the consoles' logs, and say where
 #
+# Without any: everything, a quarter of an hour and more. BYWASH_DEBIAN_MIRROR names another mirror than the machine's own.
 # QEMU, busybox and kernels are Debian packages, unpacked into ${XDG_CACHE_HOME:-~/.cache}/bywash/vm and not installed. The
 # machine is emulated (TCG): its figures order modes and say nothing of real hardware.
 # Exit status: 0 all held, 1 something did not, 2 wrong usage, 77 SKIPPED for want of the packages (the last line says why).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-short=0 keep=0 only_kernel='' only_device=''
+size=whole only_table=0 keep=0 only_kernel='' only_device=''
 usage() {
-    sed -n '2,12s/^# \{0,1\}//p' "$0"
+    sed -n '2,15s/^# \{0,1\}//p' "$0"
     exit 2
 }
 while (($#)); do
     case $1 in
-        --short) short=1 ;;
+        --short) size=short ;;
+        --table) only_table=1 ;;
         --keep) keep=1 ;;
         --kernel) only_kernel=${2:-} && shift ;;
         --device) only_device=${2:-} && shift ;;
@@ -31,6 +34,7 @@ while (($#)); do
 done
 [[ $only_kernel =~ ^(newest|6\.12|6\.1|)$ && $only_device =~ ^(virtio|igb|)$ ]] || usage
 [[ $only_device != igb || $only_kernel =~ ^(newest|)$ ]] || usage
+[[ $size == whole || $only_table == 0 ]] || usage
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/bywash/vm
 scratch=$(mktemp -d)
@@ -63,18 +67,31 @@ skip() {
 virtio_modules=failover,net_failover,virtio,virtio_ring,virtio_pci_legacy_dev,virtio_pci_modern_dev,virtio_pci,dimlib,virtio_net
 igb_modules=dca,i2c-algo-bit,igb
 
-# What to boot: NAME KERNEL:KIND:MODULES DEVICE IOMMU RUN
+# What to boot: NAME KERNEL:KIND:MODULES DEVICE IOMMU WHAT, of --short, --table and neither.
 runs=()
-want() { [[ -z $only_kernel || $only_kernel == "$1" ]] && [[ -z $only_device || $only_device == "$2" ]]; }
-if want newest virtio; then
-    runs+=("virtio-net newest:cloud:$virtio_modules virtio on zero-copy")
-    runs+=("virtio-net-without-iommu newest:cloud:$virtio_modules virtio off refused")
+want() {
+    local kernel=$1 device=$2
+    shift 2
+    if [[ -z $only_kernel || $only_kernel == "$kernel" ]] && [[ -z $only_device || $only_device == "$device" ]]; then
+        runs+=("$*")
+    fi
+}
+cloud=newest:cloud:$virtio_modules
+full=newest:full:$igb_modules
+if ((only_table == 0)); then
+    want newest virtio "virtio-net $cloud virtio on zero-copy+claims"
+    want newest virtio "virtio-net-without-iommu $cloud virtio off refused+claims"
 fi
-if ((short == 0)); then
-    if want newest virtio; then runs+=("virtio-net-modes newest:cloud:$virtio_modules virtio on table"); fi
-    if want newest igb; then runs+=("igb newest:full:$igb_modules igb on igb"); fi
-    if want 6.12 virtio; then runs+=("linux-6.12 6.12:cloud:$virtio_modules virtio on refused"); fi
-    if want 6.1 virtio; then runs+=("linux-6.1 6.1:cloud:$virtio_modules virtio on refused"); fi
+if ((only_table == 0)) && [[ $size == whole ]]; then
+    want newest virtio "virtio-net-driver-copy $cloud virtio on driver-copy"
+    want newest virtio "virtio-net-generic $cloud virtio on generic"
+    want newest igb "igb $full igb on zero-copy+claims"
+    want 6.12 virtio "linux-6.12 6.12:cloud:$virtio_modules virtio on refused+claims"
+    want 6.1 virtio "linux-6.1 6.1:cloud:$virtio_modules virtio on refused+claims"
+fi
+if [[ $size == whole ]]; then
+    want newest virtio "virtio-net-table $cloud virtio on table"
+    want newest igb "igb-table $full igb on table"
 fi
 ((${#runs[@]})) || usage
 
@@ -95,18 +112,15 @@ target=x86_64-unknown-linux-gnu
 CARGO_INCREMENTAL=0 RUSTFLAGS='-C target-feature=+crt-static -C strip=debuginfo' cargo build --locked --quiet --target $target -p bywash-vm -p bywash
 built=${CARGO_TARGET_DIR:-target}/$target/debug
 
-# boot NAME KERNEL-FOLDER DEVICE IOMMU RUN: the console's lines of interest, and 0 if the guest came to its end without a failure.
+# boot NAME KERNEL-FOLDER DEVICE IOMMU WHAT: the console's lines of interest, and 0 if the guest came to its end without a failure.
 boot() {
-    local name=$1 kernel=$2 device=$3 iommu=$4 run=$5 options size=whole limit=600 index=0
-    local files=(init="$built/bywash-vm-guest" bin/bywash="$built/bywash" bin/busybox="$cache/qemu/busybox") module
+    local name=$1 kernel=$2 device=$3 iommu=$4 what=$5 options limit=900 index=0 module address
+    local files=(init="$built/bywash-vm-guest" bin/bywash="$built/bywash" bin/busybox="$cache/qemu/busybox")
     for module in "$kernel"/modules/*.ko; do
         files+=("modules/${module##*/}=$module")
     done
     "$built/bywash-vm-pack" "$scratch/initrd" "${files[@]}"
-    if ((short)); then
-        size=short
-        limit=300
-    fi
+    [[ $size == whole ]] || limit=300
     case $device-$iommu in
         # Zero copy wants rings that the driver maps itself, which a device behind an IOMMU has.
         virtio-on) options=virtio-net-pci,rx_queue_size=1024,iommu_platform=on,disable-legacy=on ;;
@@ -119,7 +133,7 @@ boot() {
         -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 768
         -nodefaults -no-user-config -display none -serial stdio -monitor none -no-reboot
         -kernel "$kernel/vmlinuz" -initrd "$scratch/initrd"
-        -append "console=ttyS0 quiet panic=-1 mitigations=off bywash_run=$run bywash_size=$size")
+        -append "console=ttyS0 quiet panic=-1 mitigations=off bywash_run=$what bywash_size=$size")
     for address in 02 06; do
         # Both NICs on one hub. QEMU filters by destination MAC.
         line+=(-netdev "hubport,id=h$index,hubid=0" -device "$options,netdev=h$index,mac=52:54:00:99:00:$address,addr=$address.0")
@@ -133,18 +147,22 @@ boot() {
     machine=''
     tr -d '\r' <"$scratch/$name.log" | sed -n 's/^.*\(VM \(ok\|FAIL\|row\|note\|end\) \)/\1/p' >"$scratch/$name.lines"
     cat "$scratch/$name.lines"
-    if ((status != 0)) || ! grep -q '^VM end [0-9]* ok, 0 failed$' "$scratch/$name.lines"; then
+    if ((status != 0)) || ! grep -q '^VM end [1-9][0-9]* ok, 0 failed$' "$scratch/$name.lines"; then
         echo "$name: the guest did not come to a good end (status $status; 124: no end within $limit s); the console's last lines:"
         grep -av 'VM [a-zA-Z]* ' "$scratch/$name.log" | tail -n 25
         return 1
     fi
 }
 
-failed=()
+failed=() summary=()
 for entry in "${runs[@]}"; do
-    read -r name kernel device iommu run <<<"$entry"
+    read -r name kernel device iommu what <<<"$entry"
     IFS=: read -r version kind _ <<<"$kernel"
-    boot "$name" "$cache/kernel-$version-$kind" "$device" "$iommu" "$run" || failed+=("$name")
+    folder=$cache/kernel-$version-$kind
+    begin=$SECONDS outcome=held
+    boot "$name" "$folder" "$device" "$iommu" "$what" || { failed+=("$name"); outcome=FAILED; }
+    summary+=("$(printf '%-26s %-28s %-7s %3s cases held, %s failed, %4s s' "$name" "$(cut -d ' ' -f 1 "$folder/release")" "$outcome" \
+        "$(grep -c '^VM ok' "$scratch/$name.lines")" "$(grep -c '^VM FAIL' "$scratch/$name.lines")" $((SECONDS - begin)))")
 done
 
 if cat "$scratch"/*.lines | grep -q '^VM row'; then
@@ -153,6 +171,8 @@ if cat "$scratch"/*.lines | grep -q '^VM row'; then
     echo '|---|---|---|---|---|---|'
     cat "$scratch"/*.lines | sed -n 's/^VM row //p'
 fi
+printf '\n==== summary\n'
+printf '%s\n' "${summary[@]}"
 count=$(cat "$scratch"/*.lines | grep -c '^VM ok' || true)
-printf '\nzero copy in a VM: %s cases held, %s runs failed%s\n' "$count" "${#failed[@]}" "${failed:+: ${failed[*]}}"
+printf 'zero copy in a VM: %s cases held, %s of %s runs failed%s\n' "$count" "${#failed[@]}" "${#runs[@]}" "${failed:+: ${failed[*]}}"
 ((${#failed[@]} == 0))

@@ -444,7 +444,7 @@ fn check(config: &EngineConfig, device: &Device) -> Result<(), StartError> {
         });
     }
     // veth wants room for its skb head as well (veth_xdp_set), which its own check finds at attach.
-    let most = mtu_of_chunk(CHUNK_LARGE);
+    let most = largest_mtu();
     if device.mtu > most {
         return Err(StartError::Mtu {
             device: device.name.clone(),
@@ -651,6 +651,12 @@ fn chunk_size(config: &EngineConfig, device: &Device) -> u32 {
         false => CHUNK_LARGE,
     };
     config.chunk_size.unwrap_or(fits)
+}
+
+/// Largest MTU of any device: one frame of a page holds XDP's room, the link header and a datagram. Drivers may take less.
+#[must_use]
+pub fn largest_mtu() -> u16 {
+    mtu_of_chunk(CHUNK_LARGE)
 }
 
 /// As configured; else by the device: its peer's kernel may hand over frames with only the

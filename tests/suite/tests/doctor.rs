@@ -6,8 +6,9 @@ use bywash_tests::process::Finished;
 use bywash_tests::{Bed, LIMIT, Shape, Side, bywash};
 
 /// Everything that it looks at.
-const CHECKS: [&str; 28] = [
+const CHECKS: [&str; 29] = [
     "kernel",
+    "af-xdp",
     "rights",
     "memlock",
     "bpf-jit",

@@ -7,6 +7,7 @@
 //! ```
 //! A namespace is a thread that has left the first one, with all threads and processes that it starts.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
@@ -59,11 +60,11 @@ pub(crate) fn start() -> Outcome<()> {
         )
         .map_err(|error| format!("mount {place}: {error}"))?;
     }
-    let mut modules: Vec<_> = fs::read_dir("/modules")
-        .map_err(|error| format!("/modules: {error}"))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
-    modules.sort();
+    let failed = |error| format!("/modules: {error}");
+    let mut modules = BTreeSet::new();
+    for entry in fs::read_dir("/modules").map_err(failed)? {
+        modules.insert(entry.map_err(failed)?.path());
+    }
     for module in modules {
         busybox(&["insmod", &module.to_string_lossy()])?;
     }
@@ -78,6 +79,10 @@ pub(crate) struct Side {
     pub(crate) device: &'static str,
     /// The NIC's address.
     pub(crate) address: Ipv4Addr,
+    /// Its driver.
+    pub(crate) driver: String,
+    /// Its receive queues.
+    pub(crate) queues: usize,
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -98,6 +103,8 @@ impl Side {
                 job();
             }
         });
+        let driver = driver(device)?;
+        let queues = queues(device)?;
         let task = entered
             .recv()
             .map_err(|_| "a namespace's thread died".to_owned())??;
@@ -105,6 +112,8 @@ impl Side {
         let side = Self {
             device,
             address: Ipv4Addr::new(10, 99, 0, last),
+            driver,
+            queues,
             jobs: Some(jobs),
             thread: Some(thread),
         };
@@ -156,6 +165,25 @@ impl Drop for Side {
             eprintln!("a namespace's thread panicked");
         }
     }
+}
+
+/// The driver of a device of this namespace.
+fn driver(device: &str) -> Outcome<String> {
+    let link = format!("/sys/class/net/{device}/device/driver");
+    let target = fs::read_link(&link).map_err(|error| format!("{link}: {error}"))?;
+    let name = target.file_name().unwrap_or_default();
+    Ok(name.to_string_lossy().into_owned())
+}
+
+fn queues(device: &str) -> Outcome<usize> {
+    let folder = format!("/sys/class/net/{device}/queues");
+    let failed = |error| format!("{folder}: {error}");
+    let mut count = 0;
+    for entry in fs::read_dir(&folder).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        count += usize::from(name.to_string_lossy().starts_with("rx-"));
+    }
+    Ok(count)
 }
 
 /// Leaves the first namespaces, and gives the number by which `ip` finds the new one. `/sys` shows the namespace that

@@ -1,9 +1,9 @@
 //! The service that the tests run on Bywash's side: it sends back what it receives, and looks at each frame on the way.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bywash::seams::xsk::{RegionView, RxLease};
@@ -33,18 +33,18 @@ pub(crate) struct Seen {
     pub(crate) elsewhere: AtomicU64,
     /// Frames before which the device's own fresh header stands.
     pub(crate) by_device: AtomicU64,
-    /// Connections accepted.
-    pub(crate) accepted: AtomicU64,
-    /// Different chunks seen.
-    pub(crate) chunks: Mutex<BTreeMap<u32, u64>>,
 }
 
-/// How the mirror behaves.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Manner {
-    pub(crate) port: u16,
-    /// Send back what comes, or only count it.
-    pub(crate) echo: bool,
+/// The port of every mirror.
+pub(crate) const PORT: u16 = 7777;
+
+/// What the mirror does with what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// It sends it back.
+    Echo,
+    /// It counts it.
+    Count,
 }
 
 pub(crate) struct Mirror {
@@ -80,30 +80,20 @@ impl Mirror {
             .region
             .as_ref()
             .and_then(|region| region.place_of(frame.bytes()));
-        match place {
-            Some((chunk, at))
-                if chunk == frame.id()
-                    && chunk < frame.umem().config().rx_frames
-                    && at > XDP_HEADROOM =>
-            {
-                if let Ok(mut chunks) = seen.chunks.lock() {
-                    *chunks.entry(chunk).or_default() += 1;
-                }
-                // From the device's header to the payload.
-                let before = at - (XDP_HEADROOM - VIRTIO_HEADER);
-                let Some(head) = frame.head_mut(before) else {
-                    return;
-                };
-                let header = &mut head[..VIRTIO_HEADER];
-                if header[..10].iter().all(|byte| *byte == 0) && header[10..] == [1, 0] {
-                    seen.by_device.fetch_add(1, Ordering::Relaxed);
-                }
-                header.fill(USED);
-            }
-            _ => {
-                seen.elsewhere.fetch_add(1, Ordering::Relaxed);
-            }
+        // From the device's header to the payload.
+        let before = place
+            .filter(|(chunk, _)| *chunk == frame.id() && *chunk < frame.umem().config().rx_frames)
+            .and_then(|(_, at)| at.checked_sub(XDP_HEADROOM))
+            .map(|behind| behind + VIRTIO_HEADER);
+        let Some(head) = before.and_then(|before| frame.head_mut(before)) else {
+            seen.elsewhere.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let header = &mut head[..VIRTIO_HEADER];
+        if header[..10].iter().all(|byte| *byte == 0) && header[10..] == [1, 0] {
+            seen.by_device.fetch_add(1, Ordering::Relaxed);
         }
+        header.fill(USED);
     }
 
     fn push<P: Port>(&mut self, cx: &mut Context<'_, P>, conn: ConnId) -> bool {
@@ -142,7 +132,7 @@ impl Mirror {
                 Ok(Recv::Empty) | Err(_) => return,
             };
             self.look(&mut frame);
-            if !self.manner.echo {
+            if self.manner == Manner::Count {
                 continue;
             }
             let Ok(sent) = cx.send(conn, frame.bytes()) else {
@@ -171,21 +161,21 @@ impl Service for Mirror {
             Event::Started => {
                 self.region = Some(cx.region());
                 let outcome = cx
-                    .listen(self.manner.port, ConnOptions::default())
+                    .listen(PORT, ConnOptions::default())
                     .map(drop)
                     .map_err(|error| error.to_string());
                 // Whoever starts an engine waits for it.
                 let _ = self.listening.send(outcome);
-            }
-            Event::Accepted { .. } => {
-                self.seen.accepted.fetch_add(1, Ordering::Relaxed);
             }
             Event::Readable { conn } | Event::Writable { conn } => self.pump(cx, conn),
             Event::Closed { conn, .. } => {
                 self.held.remove(&conn);
             }
             Event::Stopping => cx.stop(),
-            Event::Connected { .. } | Event::Unreachable { .. } | Event::Timer { .. } => {}
+            Event::Accepted { .. }
+            | Event::Connected { .. }
+            | Event::Unreachable { .. }
+            | Event::Timer { .. } => {}
         }
     }
 }

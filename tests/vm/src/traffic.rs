@@ -99,6 +99,15 @@ pub(crate) fn ping_pong<S: Stream>(mut stream: S, rounds: usize) -> Outcome<()> 
 
 /// Sends `bytes` and reads them back at the same time; both directions must have one SHA-256.
 pub(crate) fn there_and_back<S: Stream>(stream: S, bytes: u64, seed: u64) -> Outcome<()> {
+    there_and_back_while(stream, seed, |sent| sent < bytes).map(drop)
+}
+
+/// As [`there_and_back`], for as long as `more` says of what was sent; gives how much that was.
+pub(crate) fn there_and_back_while<S: Stream>(
+    stream: S,
+    seed: u64,
+    more: impl Fn(u64) -> bool,
+) -> Outcome<u64> {
     let mut reader = stream.twin()?;
     let reading = std::thread::spawn(move || -> Outcome<(u64, [u8; 32])> {
         let (mut hash, mut count, mut block) = (Sha256::new(), 0, vec![0; BLOCK]);
@@ -113,13 +122,13 @@ pub(crate) fn there_and_back<S: Stream>(stream: S, bytes: u64, seed: u64) -> Out
             count += n as u64;
         }
     });
-    let sent = push(stream, bytes, seed);
+    let sent = push_while(stream, seed, more);
     let (count, back) = reading
         .join()
         .map_err(|_| "the reading thread panicked".to_owned())??;
-    let sent = sent?;
+    let (bytes, sent) = sent?;
     match count == bytes && sent == back {
-        true => Ok(()),
+        true => Ok(bytes),
         false => Err(format!(
             "{bytes} bytes went out, {count} came back{}",
             if count == bytes { ", other ones" } else { "" }
@@ -127,21 +136,29 @@ pub(crate) fn there_and_back<S: Stream>(stream: S, bytes: u64, seed: u64) -> Out
     }
 }
 
-/// Sends `bytes` and ends the direction; gives their SHA-256.
-pub(crate) fn push<S: Stream>(mut stream: S, bytes: u64, seed: u64) -> Outcome<[u8; 32]> {
+/// Sends `bytes` and ends the direction.
+pub(crate) fn push<S: Stream>(stream: S, bytes: u64, seed: u64) -> Outcome<()> {
+    push_while(stream, seed, |sent| sent < bytes).map(drop)
+}
+
+/// Sends blocks for as long as `more` says of what was sent, and ends the direction; gives how much that was and its SHA-256.
+fn push_while<S: Stream>(
+    mut stream: S,
+    seed: u64,
+    more: impl Fn(u64) -> bool,
+) -> Outcome<(u64, [u8; 32])> {
     let (mut hash, mut noise, mut block) = (Sha256::new(), Noise::new(seed), vec![0; BLOCK]);
-    let mut left = bytes;
-    while left > 0 {
-        let n = left.min(BLOCK as u64) as usize;
-        noise.fill(&mut block[..n]);
-        hash.update(&block[..n]);
+    let mut sent = 0;
+    while more(sent) {
+        noise.fill(&mut block);
+        hash.update(&block);
         stream
-            .write_all(&block[..n])
-            .map_err(|error| format!("write with {left} bytes to go: {error}"))?;
-        left -= n as u64;
+            .write_all(&block)
+            .map_err(|error| format!("write after {sent} bytes: {error}"))?;
+        sent += BLOCK as u64;
     }
     stream.end()?;
-    Ok(hash.finalize().into())
+    Ok((sent, hash.finalize().into()))
 }
 
 /// Segments of no connection, with a checksum that is wrong: whoever receives them has work and nothing else.

@@ -90,7 +90,7 @@ fn steps(name: &str) -> Vec<Vec<String>> {
         ],
         vec![
             format!("bywash doctor --dev {name}"),
-            "No FAIL. `queues`: one, or as many as --shards. `mtu`: at most 3818. Do what --tune prints.".to_owned(),
+            "No FAIL. `queues`: one, or as many as --shards. `mtu` says how much it may be. Do what --tune prints.".to_owned(),
         ],
         vec![
             format!("dmesg -w, and beside it: bywash echo --dev {name} -p 7 --require-zero-copy --guard-tx -v"),

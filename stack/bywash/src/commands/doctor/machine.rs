@@ -10,7 +10,7 @@ use bywash_engine::host::ports::LOCAL_PORTS;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::tune::{Change, Step};
-use super::{Findings, watchdog};
+use super::{Findings, af_xdp, watchdog};
 
 /// First kernel with everything that the engine uses: XDP links are 5.9, and the multi-socket
 /// fixes of AF_XDP came until 5.11.
@@ -47,7 +47,10 @@ fn kernel(findings: &mut Findings) {
         return;
     };
     match version(&release) {
-        Some(found) if found >= KERNEL => findings.ok("kernel", format!("Linux {release}")),
+        Some(found) if found >= KERNEL => {
+            findings.ok("kernel", format!("Linux {release}"));
+            af_xdp::look(findings, found);
+        }
         Some(_) => findings.fail(
             "kernel",
             format!("Linux {release} is too old"),

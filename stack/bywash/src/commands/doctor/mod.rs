@@ -4,6 +4,7 @@
 //! the exit status 1. With `--tune` it prints the changes that the findings ask for, with `--apply` it makes them, with
 //! `--revert` it undoes them. With `--first-run` it prints what to do with a NIC that Bywash has never met.
 
+mod af_xdp;
 mod device;
 mod filters;
 mod first_run;
