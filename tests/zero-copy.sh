@@ -26,8 +26,11 @@ while (($#)); do
         --short) size=short ;;
         --table) only_table=1 ;;
         --keep) keep=1 ;;
-        --kernel) only_kernel=${2:-} && shift ;;
-        --device) only_device=${2:-} && shift ;;
+        --kernel | --device)
+            (($# > 1)) || usage
+            if [[ $1 == --kernel ]]; then only_kernel=$2; else only_device=$2; fi
+            shift
+            ;;
         *) usage ;;
     esac
     shift

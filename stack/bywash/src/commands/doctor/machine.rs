@@ -31,8 +31,9 @@ const CAP_IPC_LOCK: u32 = 14;
 /// The kernel's own local ports, of the calling thread's network namespace.
 const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
-pub(super) fn look(findings: &mut Findings) {
-    kernel(findings);
+/// Looks, and gives the kernel's version if it can be told.
+pub(super) fn look(findings: &mut Findings) -> Option<(u32, u32)> {
+    let kernel = kernel(findings);
     let capabilities = capabilities(findings);
     memlock(findings, capabilities);
     jit(findings);
@@ -40,13 +41,13 @@ pub(super) fn look(findings: &mut Findings) {
     cores(findings);
     local_ports(findings);
     other_engines(findings);
+    kernel
 }
 
-fn kernel(findings: &mut Findings) {
-    let Some(release) = findings.read("kernel", "/proc/sys/kernel/osrelease") else {
-        return;
-    };
-    match version(&release) {
+fn kernel(findings: &mut Findings) -> Option<(u32, u32)> {
+    let release = findings.read("kernel", "/proc/sys/kernel/osrelease")?;
+    let version = version(&release);
+    match version {
         Some(found) if found >= KERNEL => {
             findings.ok("kernel", format!("Linux {release}"));
             af_xdp::look(findings, found);
@@ -65,6 +66,7 @@ fn kernel(findings: &mut Findings) {
             ),
         ),
     }
+    version
 }
 
 fn version(release: &str) -> Option<(u32, u32)> {

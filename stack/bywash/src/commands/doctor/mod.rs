@@ -172,7 +172,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<(), Failure> {
 /// Everything there is to find; no device if it cannot be used.
 fn look(args: &DoctorArgs) -> (Findings, Option<Device>) {
     let mut findings = Findings::default();
-    machine::look(&mut findings);
+    let kernel = machine::look(&mut findings);
     // Its VLANs are looked at as they are; a trunk may have no address of its own.
     let device = match Device::open_with(&args.dev, &VlanChoice::All) {
         Ok(device) => device,
@@ -189,7 +189,7 @@ fn look(args: &DoctorArgs) -> (Findings, Option<Device>) {
     };
     device::look(&mut findings, &device);
     offloads::look(&mut findings, &device.name);
-    polling::look(&mut findings, &device, args.busy_poll);
+    polling::look(&mut findings, &device, kernel, args.busy_poll);
     placement::look(&mut findings, &device);
     vlans::look(&mut findings, &device);
     filters::look(&mut findings, Some(&device));

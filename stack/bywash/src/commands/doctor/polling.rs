@@ -14,16 +14,26 @@ use super::{Findings, sysfs};
 /// DPDK's af_xdp driver asks for).
 const DEFERRED: [(&str, u64); 2] = [("napi_defer_hard_irqs", 2), ("gro_flush_timeout", 200_000)];
 
-pub(super) fn look(findings: &mut Findings, device: &Device, busy_poll: bool) {
+/// The first kernel on which a socket knows its NAPI from the bind on, which is when an engine asks; before, it learnt it from
+/// its first packet.
+const NAPI_AT_BIND: (u32, u32) = (6, 13);
+
+pub(super) fn look(
+    findings: &mut Findings,
+    device: &Device,
+    kernel: Option<(u32, u32)>,
+    busy_poll: bool,
+) {
     let napis = match napis(device.ifindex) {
         Ok(Answer::Known(napis)) => napis,
         Ok(Answer::Unknown) => {
             findings.warn(
                 "napi",
                 "this kernel does not list NAPI instances (Linux 6.8 does)",
-                "whether busy polling works shows at the start, by SO_INCOMING_NAPI_ID",
+                "nothing to do: how many there are shows in /proc/interrupts",
             );
             threaded(findings, device, &[]);
+            too_old(findings, kernel);
             return;
         }
         Err(error) => {
@@ -36,6 +46,9 @@ pub(super) fn look(findings: &mut Findings, device: &Device, busy_poll: bool) {
         }
     };
     threaded(findings, device, &napis);
+    if too_old(findings, kernel) {
+        return;
+    }
     if napis.is_empty() {
         let driver = device.driver.as_deref().unwrap_or("the driver");
         findings.warn(
@@ -46,6 +59,20 @@ pub(super) fn look(findings: &mut Findings, device: &Device, busy_poll: bool) {
         return;
     }
     deferral(findings, device, busy_poll);
+}
+
+/// Whether no engine can poll on this kernel, and says so.
+fn too_old(findings: &mut Findings, kernel: Option<(u32, u32)>) -> bool {
+    let old = kernel.is_some_and(|kernel| kernel < NAPI_AT_BIND);
+    if old {
+        let (major, minor) = NAPI_AT_BIND;
+        findings.warn(
+            "busy-poll",
+            format!("not on this kernel: a socket knows its NAPI at the bind since Linux {major}.{minor}"),
+            "nothing to do: the engine wakes the kernel by system calls, and says so",
+        );
+    }
+    old
 }
 
 fn threaded(findings: &mut Findings, device: &Device, napis: &[Napi]) {
