@@ -27,6 +27,8 @@ pub(crate) struct Arrival {
     pub(crate) refused: Option<DropReason>,
     /// Nor is its header.
     pub(crate) refused_whole: bool,
+    /// Also behind unread data it may fill a gap, out of frames that nobody else wants.
+    pub(crate) may_fill: bool,
 }
 
 impl Arrival {
@@ -48,6 +50,7 @@ impl Arrival {
             ring,
             refused: None,
             refused_whole: false,
+            may_fill: true,
         }
     }
 }
@@ -200,7 +203,7 @@ impl<P: Port> Core<P> {
             reason => reason,
         };
         // Free frames that the fill ring has not asked for.
-        let spare = arrival.refused.is_none() && self.port.umem().rx_free() > 0;
+        let spare = arrival.may_fill && self.port.umem().rx_free() > 0;
         let Some(conn) = self.conns.by_index(index) else {
             debug_assert!(false, "the flow table names connections that exist");
             return;

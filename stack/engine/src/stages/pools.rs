@@ -82,26 +82,21 @@ impl<P: Port> Core<P> {
     }
 
     fn on_limited_frame(&mut self, frame: Frame, ring: u16, held: usize, credit: usize) {
-        match self.pools.admit(ring, held, credit, self.now) {
-            Admission::Whole => self.on_frame(frame, Arrival::by(ring)),
-            Admission::WithoutData(reason) => self.on_frame(
-                frame,
-                Arrival {
-                    ring,
-                    refused: Some(reason),
-                    refused_whole: false,
-                },
-            ),
-            Admission::OnlyIntoGap(reason) => self.on_frame(
-                frame,
-                Arrival {
-                    ring,
-                    refused: Some(reason),
-                    refused_whole: true,
-                },
-            ),
-            Admission::Nothing(reason) => self.count_drop(reason),
-        }
+        let (refused, refused_whole) = match self.pools.admit(ring, held, credit, self.now) {
+            Admission::Whole => (None, false),
+            Admission::WithoutData(reason) => (Some(reason), false),
+            Admission::OnlyIntoGap(reason) => (Some(reason), true),
+            Admission::Nothing(reason) => return self.count_drop(reason),
+        };
+        let arrival = Arrival {
+            refused,
+            refused_whole,
+            // A burst into a gap is taken whole, not only its first segment: the peer might send the rest at one segment a
+            // time-out. An application that reads nothing ends it at twice the credit.
+            may_fill: held < credit.saturating_mul(2),
+            ..Arrival::by(ring)
+        };
+        self.on_frame(frame, arrival);
     }
 
     /// Gives the flow an RX ring of its own, if one is free or an idle flow has one. `has_history`: packets of it may

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bywash_engine::config::{Discard, PoolLimits, PoolPolicy, ShardConfig};
+use bywash_engine::service::Follows;
 use bywash_engine::xsk::PoolClass;
 
 use crate::device::World;
@@ -123,6 +124,57 @@ fn a_credit_that_waits_for_a_gap_lets_the_gap_be_filled() {
         world.settle(200 * SEGMENT, 200_000, STEP);
         assert_eq!(held(&world)[0], 0, "{discard:?}");
     }
+}
+
+/// `lost` segments are lost and the three behind them take the whole credit. They are short: of full ones the window lets in no
+/// more than the credit.
+fn credit_behind_a_gap(lost: u32, discard: Discard, reads: bool) -> World {
+    let limits = PoolLimits {
+        credit: Some(3),
+        discard,
+        ..PoolLimits::default()
+    };
+    let mut world = world(limits, 4096, 1);
+    if !reads {
+        let service = world.servers[0].service_mut();
+        service.keeps = Some(service.connections[0]);
+    }
+    for (segments, lost_per_mille) in [(lost, 1000), (3, 0)] {
+        world.lost_per_mille = lost_per_mille;
+        world.client.with_context(|source, cx| {
+            let conn = source.connections[0];
+            cx.set_nagle(conn, false).expect("open");
+            for _ in 0..segments {
+                let taken = cx.send_followed(conn, &[7; 400], Follows::Record);
+                assert_eq!(taken.expect("open"), 400);
+            }
+        });
+        world.run(1, STEP);
+    }
+    assert_eq!((held(&world)[0], world.received()), (3, 0), "{discard:?}");
+    world
+}
+
+#[test]
+fn a_burst_into_a_gap_is_taken_whole_where_the_credit_is_used_up() {
+    for discard in [Discard::Packet, Discard::Data, Discard::Window] {
+        let mut world = credit_behind_a_gap(4, discard, true);
+        world.settle(7 * 400, 100_000, STEP);
+        assert_eq!(world.dropped("pool-credit"), 0, "{discard:?}");
+        world.nothing_lost();
+    }
+}
+
+#[test]
+fn who_reads_nothing_gets_a_credit_more_into_a_gap() {
+    let mut world = credit_behind_a_gap(7, Discard::Packet, false);
+    world.run(1_000, STEP);
+    // And the one that is always let in.
+    assert_eq!(held(&world)[0], 2 * 3 + 1);
+    assert!(world.dropped("pool-credit") > 0);
+    let service = world.servers[0].service_mut();
+    (service.keeps, service.kept) = (None, Vec::new());
+    world.settle(10 * 400, 1_000_000, STEP);
 }
 
 #[test]
