@@ -2,7 +2,7 @@
 
 use bywash_tcp::{CloseReason, Config, CongestionControl};
 
-use crate::support::{Faults, Pair, Side, Trace, ms, pattern};
+use crate::support::{Faults, Network, Pair, Side, Trace, ms, pattern};
 
 /// A client in the middle of a transfer: 60 segments are sent and acknowledged, so the window is large.
 fn warm(config: &Config) -> Pair {
@@ -69,6 +69,36 @@ fn the_window_is_halved_once_for_a_burst_of_losses() {
     );
     assert_eq!(info.ssthresh, 20 * 1_448, "half of what was on the way");
     assert!(info.cwnd <= before);
+}
+
+/// Recovery can have a window of nothing (RFC 6937), where all that was on the way is lost and an acknowledgment delivers nothing;
+/// congestion control's rate is then nothing too. The oldest segment goes all the same, and must not use up the rate of the half
+/// hour that follows.
+#[test]
+fn a_window_of_nothing_in_recovery_holds_back_nothing_that_follows() {
+    let config = Config {
+        pacing: true,
+        ..Config::default()
+    };
+    for seed in 0..250 {
+        let mut pair = warm(&config);
+        pair.network = Network::new(Faults {
+            seed,
+            loss: 250,
+            duplication: 300,
+            reordering: 200,
+            ..Faults::default()
+        });
+        for round in 1..6 {
+            pair.a.send(&pattern(3 * 1_448, round));
+            pair.run_until(|pair| {
+                let held = pair.a.tcp.as_ref().and_then(|tcp| tcp.next_send());
+                let held = held.map_or(ms(0), |until| until.since(pair.now));
+                assert!(held < ms(1_000), "seed {seed}: {held:?}\n{}", pair.story());
+                pair.b.received.len() == round as usize * 3 * 1_448
+            });
+        }
+    }
 }
 
 #[test]

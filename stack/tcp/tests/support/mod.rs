@@ -253,10 +253,17 @@ impl Pair {
 
     fn next_moment(&self) -> Option<Instant> {
         let timer = |end: &End| end.tcp.as_ref().and_then(Connection::next_timeout);
-        [self.network.next(), timer(&self.a), timer(&self.b)]
-            .into_iter()
-            .flatten()
-            .min()
+        let pacing = |end: &End| end.tcp.as_ref().and_then(Connection::next_send);
+        [
+            self.network.next(),
+            timer(&self.a),
+            timer(&self.b),
+            pacing(&self.a),
+            pacing(&self.b),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn deliver(&mut self) {
