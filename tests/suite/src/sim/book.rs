@@ -237,9 +237,10 @@ impl Book {
         let was_reset = !is_seen || self.resets.contains(&(number, side));
         // The client has taken the port of its TIME-WAIT for a new connection, as RFC 6191 allows after a second. If it has lost
         // each acknowledgment of our FIN until then, our answer to its SYN is answered by RST (RFC 9293 3.5.1, figure 9): not
-        // to be told from here from a peer that has lost data. So it is right only if the peer has read all that we wrote.
+        // to be told from here from a peer that has lost data. So it is right only if the peer has read all that we wrote; that it
+        // has our FIN too, its own good end says.
         let is_taken = addresses.is_some_and(|(a, b)| self.number(a, b) != Some(number));
-        let delivered = peer.saw_end && peer.read == own.written && complete;
+        let delivered = peer.read == own.written && complete;
         // A TIME-WAIT cut short by a leap of the clock leaves nobody to acknowledge a FIN that comes again; what was received
         // and not read goes with the reset.
         let cut_short = self.leapt || is_taken && side == 1 && delivered;
@@ -415,5 +416,49 @@ impl Book {
         for text in wrong {
             self.fail(text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The client's end is over and its port is taken again; the server, which has sent `written` bytes, is reset by that.
+    fn taken_from_time_wait(read: u64, written: u64) -> Vec<String> {
+        let plans = [Plan::bulk(0, written), Plan::bulk(0, written)];
+        let book = Book::new(&plans, false);
+        let mut book = book.borrow_mut();
+        let [client, server] =
+            ["10.0.0.1:61440", "10.0.0.2:7000"].map(|at| at.parse().expect("an address"));
+        for number in 0..2 {
+            book.entry(number).started = true;
+            book.register(number, client, server);
+            if number == 0 {
+                for end in &mut book.entry(0).ends {
+                    (end.open, end.shut) = (true, true);
+                }
+                book.entry(0).ends[1].written = written;
+                // It sleeps, and so has not looked at the end of the stream.
+                book.entry(0).ends[0].read = read;
+                book.closed(0, 0, CloseReason::Finished);
+                book.reset(server, client);
+            }
+        }
+        book.entry(0).ends[0].closed = Some(CloseReason::Finished);
+        book.closed(0, 1, CloseReason::Reset);
+        book.failures.clone()
+    }
+
+    #[test]
+    fn a_port_taken_from_time_wait_resets_nobody_but_whose_bytes_are_read() {
+        assert_eq!(taken_from_time_wait(0, 0), Vec::<String>::new());
+        assert_eq!(taken_from_time_wait(3, 3), Vec::<String>::new());
+        let failures = taken_from_time_wait(2, 3);
+        assert!(
+            failures
+                .iter()
+                .any(|text| text.contains("side 1: \"reset by the peer\"")),
+            "{failures:?}"
+        );
     }
 }
