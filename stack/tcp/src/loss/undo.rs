@@ -68,9 +68,13 @@ impl Undo {
         self.unproven == Some(0)
     }
 
-    /// The acknowledgment answers what was sent before the first retransmission, or there was none.
+    /// The acknowledgment answers what was sent before the first retransmission, or there was none. Of retransmissions that
+    /// were on the way before the reduction nobody knows the time: they prove nothing.
     pub(super) fn is_preceded_by(&self, arrival: &Arrival) -> bool {
-        self.first_at.is_none_or(|at| arrival.precedes(at))
+        match self.first_at {
+            Some(at) => arrival.precedes(at),
+            None => self.unproven.is_none(),
+        }
     }
 }
 
@@ -135,5 +139,7 @@ mod tests {
         assert!(undo.is_preceded_by(&arrival(Some(49))));
         assert!(!undo.is_preceded_by(&arrival(Some(50))));
         assert!(!undo.is_preceded_by(&arrival(None)), "without timestamps");
+        let undo = Undo::new(UNA, 1);
+        assert!(!undo.is_preceded_by(&arrival(Some(49))), "on the way");
     }
 }
