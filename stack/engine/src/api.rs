@@ -143,10 +143,12 @@ impl<P: Port> Core<P> {
             }
             let rest = &bytes[taken..];
             let rest = &rest[..rest.len().min(room)];
-            let appended = append_to_tail(&mut conn.tcp, rest);
-            taken += appended;
-            if appended > 0 {
-                continue;
+            // Only the first piece can find a segment that is not full: what is queued here is, or it was the last piece.
+            if taken == 0 {
+                taken = append_to_tail(&mut conn.tcp, rest);
+                if taken > 0 {
+                    continue;
+                }
             }
             if umem.tx_free() <= reserve {
                 starved = true;
@@ -189,8 +191,9 @@ impl<P: Port> Core<P> {
             // A window update may be due, or the end of a connection that waited for its reader.
             if conn.ended.is_some() {
                 self.mark_dirty(id.index);
-            } else {
-                self.mark_ready(id.index);
+            } else if !conn.ready {
+                conn.ready = true;
+                self.ready.push_back(id.index);
             }
             return Ok(Recv::Data(payload.frame));
         }

@@ -19,7 +19,7 @@ use hashbrown::HashMap;
 
 use crate::challenges::Challenges;
 use crate::clock::Clock;
-use crate::config::ShardConfig;
+use crate::config::{PoolPolicy, ShardConfig};
 use crate::context::Context;
 use crate::defence::RateLimit;
 use crate::directory::{ControlMessage, Directory};
@@ -108,6 +108,16 @@ pub(crate) struct Conn {
     pub(crate) fast_open: bool,
     /// What an active open was asked for, kept until its path is known.
     pub(crate) opening: Option<Box<bywash_tcp::Config>>,
+}
+
+impl Conn {
+    /// Whether the flow has brought so much that it is to have a ring of its own.
+    #[inline]
+    pub(crate) fn deserves_ring(&self, policy: PoolPolicy) -> bool {
+        self.pool.is_none()
+            && !self.moving
+            && matches!(policy, PoolPolicy::PromoteAfter(bytes) if self.received > bytes)
+    }
 }
 
 /// What one turn did. All zero: nothing to do.

@@ -111,7 +111,7 @@ mod timer;
 
 pub use config::{Config, KeepAlive, MtuProbing};
 pub use congestion::{CongestionControl, CongestionFigures, UnknownCongestionControl};
-pub use connection::{Connection, Disposition, SendError, Transmit};
+pub use connection::{Connection, Disposition, SendError, Train, Transmit};
 pub use cookie::CookieInput;
 pub use ecn::EcnMode;
 pub use event::{CloseReason, Event, Readiness};

@@ -281,9 +281,7 @@ impl<P: Payload> Receiver<P> {
     /// Data that fits the window begins at `seq`; it is not empty.
     pub(crate) fn on_data(&mut self, seq: SeqNumber, payload: P, context: Context) -> Received {
         let len = payload.len() as u32;
-        // Not more than we have offered: a NIC, or a script, may hand over several segments as one.
-        let mss = len.min(context.mss).min(u16::MAX.into()) as u16;
-        self.segment_size = self.segment_size.max(mss);
+        self.note_segment_size(len, context.mss);
         if let Some((start, end)) = self.ooo.overlap(seq, seq + len) {
             self.note_duplicate(start, end);
         }
@@ -296,17 +294,7 @@ impl<P: Payload> Receiver<P> {
             return Received::Dropped(DropReason::NoReceiveCredit);
         }
         self.push_in_order(payload);
-        self.ack.on_data(
-            context.now,
-            Arrived {
-                len,
-                push: context.push,
-                full: self.full_segment(),
-                window: self.window(),
-                rto: context.rto,
-                delay: context.ack_delay,
-            },
-        );
+        self.acknowledge_in_order(len, context);
         if !self.ooo.is_empty() {
             while let Some(payload) = self.ooo.pop(self.nxt) {
                 self.push_in_order(payload);
@@ -319,6 +307,43 @@ impl<P: Payload> Receiver<P> {
         Received::InOrder
     }
 
+    /// Whether [`on_following`](Self::on_following) takes a segment of `len` bytes that begins at `nxt`.
+    pub(crate) fn takes_following(&self, len: usize) -> bool {
+        len <= self.window() as usize
+            && self.ooo.is_empty()
+            && self.fin.is_none()
+            && self.queue.len() < self.max_segments as usize
+    }
+
+    /// [`on_data`](Self::on_data) at `nxt`, where nothing waits out of order.
+    pub(crate) fn on_following(&mut self, payload: P, context: Context) {
+        let len = payload.len() as u32;
+        self.note_segment_size(len, context.mss);
+        self.push_in_order(payload);
+        self.acknowledge_in_order(len, context);
+    }
+
+    /// Not more than we have offered: a NIC, or a script, may hand over several segments as one.
+    fn note_segment_size(&mut self, len: u32, offered: u32) {
+        let mss = len.min(offered).min(u16::MAX.into()) as u16;
+        self.segment_size = self.segment_size.max(mss);
+    }
+
+    fn acknowledge_in_order(&mut self, len: u32, context: Context) {
+        self.ack.on_data(
+            context.now,
+            Arrived {
+                len,
+                push: context.push,
+                full: self.full_segment(),
+                window: self.window(),
+                rto: context.rto,
+                delay: context.ack_delay,
+            },
+        );
+    }
+
+    #[inline]
     fn push_in_order(&mut self, payload: P) {
         let len = payload.len();
         self.nxt += len as u32;

@@ -104,6 +104,13 @@ impl<T, H: Copy + Default> Thin<T, H> {
         self.queue().into_iter().flatten()
     }
 
+    /// The entries of `range`, which has none that are not there.
+    pub(crate) fn range(&self, range: core::ops::Range<usize>) -> impl Iterator<Item = &T> {
+        self.queue()
+            .into_iter()
+            .flat_map(move |queue| queue.range(range.clone()))
+    }
+
     pub(crate) fn partition_point(&self, before: impl FnMut(&T) -> bool) -> usize {
         self.queue()
             .map_or(0, |queue| queue.partition_point(before))

@@ -148,6 +148,21 @@ impl Frame {
         }
     }
 
+    /// Narrows the window to `part` of it.
+    ///
+    /// # Panics
+    /// If that is not within it.
+    #[inline]
+    pub fn set_window(&mut self, part: core::ops::Range<usize>) {
+        assert!(
+            part.start <= part.end && part.end <= self.len(),
+            "{part:?} of {}",
+            self.len()
+        );
+        self.start += part.start as u16;
+        self.len = (part.end - part.start) as u16;
+    }
+
     /// The `n` bytes before the window; `None` while queued or with less headroom.
     pub fn head_mut(&mut self, n: usize) -> Option<&mut [u8]> {
         let start = self.headroom().checked_sub(n)?;

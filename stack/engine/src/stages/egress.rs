@@ -3,12 +3,13 @@
 //! Late in the turn, so that this burst's ACKs leave with it. Connections take turns by a quantum
 //! of segments; whoever cannot send for want of ring room or frames stays in the queue.
 
-use bywash_tcp::{CloseReason, State, Transmit};
+use bywash_tcp::{CloseReason, State};
 use bywash_wire::checksum::Sum;
-use bywash_wire::{DropReason, Ecn, Link, Segment, Tuple};
+use bywash_wire::{DropReason, Ecn, Link, Segment, SeqNumber, Template, Tuple};
 use bywash_xsk::{PartialChecksum, Port};
 
 use crate::payload::FramePayload;
+use crate::report::Counters;
 use crate::shard::Core;
 
 /// Hop limit of what we send, as Linux has it (`net.ipv4.ip_default_ttl`).
@@ -70,30 +71,39 @@ impl<P: Port> Core<P> {
             conn.tcp.withhold_challenge();
             self.counters.challenges_withheld += 1;
         }
-        for _ in 0..quantum {
-            if self.port.tx_space() == 0 || self.port.umem().tx_free() == 0 {
+        let mut left = quantum;
+        while left > 0 {
+            let space = self.port.tx_space();
+            if space == 0 || self.port.umem().tx_free() == 0 {
                 return Sent::NoRoom;
             }
             let Some(transmit) = conn.tcp.poll_transmit(self.now) else {
                 return Sent::All;
             };
+            left -= 1;
+            let (segment, ecn, new) = (
+                transmit.segment,
+                transmit.ecn,
+                !transmit.retransmission && transmit.payload.is_some(),
+            );
             let posted = match transmit.payload {
-                Some(_) => send_payload(&mut self.port, &link, &tuple, transmit),
-                None => post_header(
-                    &mut self.port,
-                    &link,
-                    &tuple,
-                    transmit.ecn,
-                    &transmit.segment,
-                ),
+                Some(payload) => {
+                    send_payload(&mut self.port, &link, &tuple, ecn, &segment, payload)
+                }
+                None => post_header(&mut self.port, &link, &tuple, ecn, &segment),
             };
-            if posted {
-                *sent += 1;
-                self.counters.segments_out += 1;
-            } else {
-                // Room was there: a frame that the port refuses is a fault, and TCP will resend.
-                debug_assert!(false, "the port refused a frame");
-                self.counters.drops[DropReason::TransmitRingFull.index()] += 1;
+            *sent += count_sent(&mut self.counters, posted);
+            if new && posted && left > 0 && space > 1 {
+                // Those of the ring's room and the quantum that follow with the same header.
+                let most = left.min(space - 1);
+                if let Some(train) = conn.tcp.poll_train(self.now, &segment, most) {
+                    left -= train.len();
+                    let template = Template::new(&link, &tuple, ecn, HOP_LIMIT, &segment);
+                    for (seq, payload) in train {
+                        let posted = send_following(&mut self.port, &template, seq, payload);
+                        *sent += count_sent(&mut self.counters, posted);
+                    }
+                }
             }
         }
         Sent::Quantum
@@ -149,34 +159,59 @@ impl<P: Port> Core<P> {
     }
 }
 
+/// Counts what the port was given: 1, if it has taken it.
+fn count_sent(counters: &mut Counters, posted: bool) -> usize {
+    if posted {
+        counters.segments_out += 1;
+    } else {
+        // Room was there: a frame that the port refuses is a fault, and TCP will resend.
+        debug_assert!(false, "the port refused a frame");
+        counters.drops[DropReason::TransmitRingFull.index()] += 1;
+    }
+    posted.into()
+}
+
 /// A segment with payload: its header goes into the headroom of the frame that holds the bytes.
 fn send_payload<P: Port>(
     port: &mut P,
     link: &Link,
     tuple: &Tuple,
-    transmit: Transmit<'_, FramePayload>,
+    ecn: Ecn,
+    segment: &Segment,
+    payload: &mut FramePayload,
 ) -> bool {
-    let Transmit {
-        segment,
-        payload: Some(payload),
-        ecn,
-        ..
-    } = transmit
-    else {
-        return false;
-    };
-    let len = bywash_wire::header_len(link, tuple, &segment);
+    let len = bywash_wire::header_len(link, tuple, segment);
     let sum = payload.sum();
     let Some(header) = payload.frame.head_mut(len) else {
         // Queued, against the rule of `poll_transmit`, or without headroom.
         return false;
     };
     if port.completes_checksums() {
-        let start = bywash_wire::emit_partial(header, link, tuple, ecn, HOP_LIMIT, &segment);
+        let start = bywash_wire::emit_partial(header, link, tuple, ecn, HOP_LIMIT, segment);
         return port.transmit_partial(&mut payload.frame, len, tcp_checksum(start));
     }
-    bywash_wire::emit(header, link, tuple, ecn, HOP_LIMIT, &segment, sum);
+    bywash_wire::emit(header, link, tuple, ecn, HOP_LIMIT, segment, sum);
     port.transmit(&payload.frame, len)
+}
+
+/// A segment of a train.
+fn send_following<P: Port>(
+    port: &mut P,
+    template: &Template,
+    seq: SeqNumber,
+    payload: &mut FramePayload,
+) -> bool {
+    let sum = payload.sum();
+    let Some(header) = payload.frame.head_mut(template.len()) else {
+        return false;
+    };
+    if port.completes_checksums() {
+        template.write_partial(header, seq);
+        let checksum = tcp_checksum(template.tcp());
+        return port.transmit_partial(&mut payload.frame, template.len(), checksum);
+    }
+    template.write(header, seq, sum);
+    port.transmit(&payload.frame, template.len())
 }
 
 /// A segment without payload, in a frame of its own that is free again with its completion.

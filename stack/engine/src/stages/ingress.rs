@@ -6,7 +6,7 @@
 //! nothing but a header.
 
 use bywash_tcp::{CloseReason, Disposition, FastOpenAnswer, ListenOutcome, reset_for};
-use bywash_wire::{Decoded, DropReason, Flags, Segment, Tuple};
+use bywash_wire::{Decoded, DropReason, Flags, Run, Segment, Tuple};
 use bywash_xsk::{Frame, Port, prefetch};
 
 use crate::config::PoolPolicy;
@@ -77,31 +77,37 @@ impl<P: Port> Core<P> {
     }
 
     /// Frames of one ring in their order, with what they will need fetched a little ahead of them.
-    fn on_frames(&mut self, mut frames: std::vec::Drain<'_, Frame>, arrival: Arrival) {
+    pub(crate) fn on_frames(&mut self, mut frames: std::vec::Drain<'_, Frame>, arrival: Arrival) {
         let ahead = self.conns.len() > CACHED_CONNECTIONS;
-        let mut seen = 0;
-        loop {
-            if ahead && seen % AHEAD == 0 {
-                self.look_ahead(frames.as_slice());
+        let mut looked_to = usize::MAX;
+        while let Some(frame) = frames.next() {
+            let left = frames.as_slice();
+            // Those that are left are counted from the end, whatever a run has taken.
+            if ahead && looked_to > left.len() {
+                self.look_ahead(&frame, left);
+                looked_to = (left.len() + 1).saturating_sub(AHEAD);
             }
-            seen += 1;
-            let Some(frame) = frames.next() else {
-                return;
-            };
-            self.on_frame(frame, arrival);
+            match left.first() {
+                Some(next) if Run::may_begin(frame.bytes(), next.bytes()) => {
+                    self.on_run(frame, &mut frames, arrival);
+                }
+                _ => {
+                    self.on_frame(frame, arrival);
+                }
+            }
         }
     }
 
     /// Fetches the connections of the next frames into the cache: all at once, where one after the other each would be waited
     /// for. First those frames' headers and the table's entries, whose misses overlap as nothing depends on them.
-    fn look_ahead(&self, frames: &[Frame]) {
-        let (next, later) = frames.split_at(frames.len().min(AHEAD));
+    fn look_ahead(&self, first: &Frame, frames: &[Frame]) {
+        let (next, later) = frames.split_at(frames.len().min(AHEAD - 1));
         for frame in later.iter().take(AHEAD) {
             if let Some(headers) = frame.bytes().first_chunk::<64>() {
                 prefetch(headers);
             }
         }
-        for frame in next {
+        for frame in std::iter::once(first).chain(next) {
             if let Some(index) =
                 bywash_wire::glance(frame.bytes()).and_then(|tuple| self.flows.guess(&tuple))
             {
@@ -169,12 +175,20 @@ impl<P: Port> Core<P> {
     }
 
     pub(crate) fn on_frame(&mut self, frame: Frame, arrival: Arrival) {
-        let decoded = match bywash_wire::decode(frame.bytes(), self.config.checksum) {
-            Ok(decoded) => decoded,
+        // Used where it lies: it is too long to be moved for nothing.
+        match &bywash_wire::decode(frame.bytes(), self.config.checksum) {
+            Ok(decoded) => {
+                self.on_decoded(decoded, frame, arrival);
+            }
             // XDP gives us ICMP errors that quote our ports.
-            Err(DropReason::NotTcp) => return self.on_icmp_frame(frame),
-            Err(reason) => return self.count_drop(reason),
-        };
+            Err(DropReason::NotTcp) => self.on_icmp_frame(frame),
+            Err(reason) => self.count_drop(*reason),
+        }
+    }
+
+    /// The connection that took it, if one did.
+    #[inline]
+    fn on_decoded(&mut self, decoded: &Decoded, frame: Frame, arrival: Arrival) -> Option<u32> {
         // What had to wait was counted when it came.
         if arrival.ring != Arrival::LATE.ring {
             self.counters.segments_in += 1;
@@ -182,12 +196,54 @@ impl<P: Port> Core<P> {
         }
         match self.place_of(&decoded.tuple) {
             Some(Place::Connection(index)) => {
-                self.on_flow_segment(index, &decoded, frame, arrival);
+                self.on_flow_segment(index, decoded, frame, arrival);
+                return Some(index);
             }
             Some(Place::TimeWait(index)) => {
-                self.on_time_wait_segment(index, &decoded, frame, arrival);
+                self.on_time_wait_segment(index, decoded, frame, arrival);
             }
-            None => self.on_stray_segment(&decoded, frame, arrival),
+            None => self.on_stray_segment(decoded, frame, arrival),
+        }
+        None
+    }
+
+    /// A frame, and those of the same flow behind it that follow on it with the same header: looked up once, and decoded once.
+    fn on_run(&mut self, head: Frame, frames: &mut std::vec::Drain<'_, Frame>, arrival: Arrival) {
+        let policy = self.config.checksum;
+        let decoded = bywash_wire::decode(head.bytes(), policy);
+        let Ok(decoded) = &decoded else {
+            return self.on_frame(head, arrival);
+        };
+        let run = Run::of(head.bytes(), decoded);
+        let index = self.on_decoded(decoded, head, arrival);
+        let (Some(mut run), Some(index), None) = (run, index, arrival.refused) else {
+            return;
+        };
+        let Some(conn) = self.conns.by_index(index) else {
+            return;
+        };
+        // What is in the middle of a move is judged segment by segment.
+        if conn.moving || conn.away > 0 {
+            return;
+        }
+        let mut promote = false;
+        while !promote
+            && let Some(next) = frames.as_slice().first()
+            && self.port.umem().rx_held() < self.config.lease_cap as usize
+            && let Some(follower) = run.take(next.bytes(), policy)
+            && conn.tcp.continues(self.now, run.segment())
+            && let Some(mut frame) = frames.next()
+        {
+            self.counters.segments_in += 1;
+            self.counters.partial_checksums += u64::from(follower.partial_checksum);
+            conn.received += follower.payload.len() as u64;
+            promote = conn.deserves_ring(self.config.pools);
+            frame.set_window(follower.payload);
+            conn.tcp
+                .on_following(run.segment(), FramePayload::received(frame));
+        }
+        if promote {
+            self.promote(index, true);
         }
     }
 
@@ -244,9 +300,7 @@ impl<P: Port> Core<P> {
             Disposition::Dropped(refused.unwrap_or(DropReason::NoReceiveCredit))
         };
         let away = conn.away > 0 || arrival.shard().is_some();
-        let promote = conn.pool.is_none()
-            && !conn.moving
-            && matches!(self.config.pools, PoolPolicy::PromoteAfter(bytes) if conn.received > bytes);
+        let promote = conn.deserves_ring(self.config.pools);
         self.mark_dirty(index);
         if let Disposition::Dropped(reason) = disposition {
             self.count_drop(reason);
@@ -471,8 +525,7 @@ impl<P: Port> Core<P> {
 
 /// The frame with its window on the payload.
 pub(crate) fn payload_of(mut frame: Frame, decoded: &Decoded) -> FramePayload {
-    frame.advance(decoded.payload.start);
-    frame.truncate(decoded.payload.len());
+    frame.set_window(decoded.payload.clone());
     FramePayload::received(frame)
 }
 

@@ -65,13 +65,13 @@ impl<P: Port> Core<P> {
         }
         self.pools.on_batch(ring, frames, self.now);
         let mut batch = std::mem::take(&mut self.batch);
-        let mut left = batch.len();
-        for frame in batch.drain(..) {
-            left -= 1;
-            match limit {
-                None => self.on_frame(frame, Arrival::by(ring)),
-                // What follows in this batch is not held by anybody yet.
-                Some(credit) => {
+        match limit {
+            None => self.on_frames(batch.drain(..), Arrival::by(ring)),
+            Some(credit) => {
+                let mut left = batch.len();
+                for frame in batch.drain(..) {
+                    left -= 1;
+                    // What follows in this batch is not held by anybody yet.
                     let held = self.port.held(ring.into()) - left - 1;
                     self.on_limited_frame(frame, ring, held, credit);
                 }

@@ -7,6 +7,7 @@
 //!  on_timeout -> `timeout.rs`                 events, debts of acknowledgment
 //!                  v                                          v
 //!  poll_transmit <- `transmit.rs`: what loss marked, what the windows let pass, the ACKs owed
+//!  in bursts: `follow.rs` behind on_segment, `train.rs` behind poll_transmit: what is as the segment before
 //! ```
 //! Every change of state goes through [`Connection::transition`], which asks [`Phase::after`].
 
@@ -15,6 +16,7 @@ mod api;
 mod checks;
 mod configure;
 mod fast_open;
+mod follow;
 mod hold;
 mod icmp;
 mod info;
@@ -24,6 +26,7 @@ mod persist;
 mod probe_mtu;
 mod rare;
 mod timeout;
+mod train;
 mod transmit;
 mod urgent;
 mod user_timeout;
@@ -50,6 +53,7 @@ use crate::state::{Input, Opened, Phase};
 use crate::time::Instant;
 use crate::timer::{Timer, Timers};
 use hold::Holds;
+pub use train::Train;
 
 /// Least segment size believed of a peer (Linux's `TCP_MIN_SND_MSS`): a smaller one would make us send headers only.
 const PEER_MSS_MIN: u16 = 48;

@@ -364,4 +364,4 @@ impl<P: Payload> Connection<P> {
 
 #[cfg(test)]
 #[path = "prediction_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -11,14 +11,20 @@ use super::*;
 use crate::time::Duration;
 use crate::{Config, ListenOutcome, Listener};
 
-const ISS: SeqNumber = SeqNumber::new(u32::MAX - 2_000);
+pub(in crate::connection) const ISS: SeqNumber = SeqNumber::new(u32::MAX - 2_000);
 const PEER: SeqNumber = SeqNumber::new(u32::MAX - 50);
 
-fn at(millis: u64) -> Instant {
+pub(in crate::connection) fn at(millis: u64) -> Instant {
     Instant::ZERO + Duration::from_millis(millis)
 }
 
-fn stamped(seq: u32, ack: u32, window: u16, millis: u32, flags: Flags) -> Segment {
+pub(in crate::connection) fn stamped(
+    seq: u32,
+    ack: u32,
+    window: u16,
+    millis: u32,
+    flags: Flags,
+) -> Segment {
     let mut segment = Segment {
         seq: PEER + seq,
         ack: ISS + ack,
@@ -35,7 +41,7 @@ fn stamped(seq: u32, ack: u32, window: u16, millis: u32, flags: Flags) -> Segmen
 }
 
 /// Established, with ten segments of a thousand bytes in flight.
-fn busy() -> Connection<Vec<u8>> {
+pub(in crate::connection) fn busy() -> Connection<Vec<u8>> {
     let syn = stamped(0, 0, 60_000, 0, Flags::SYN);
     let listener = Listener::new(Config::default());
     let outcome = listener.on_segment(at(0), Tuple::default(), &syn, ISS, 0);
@@ -51,7 +57,7 @@ fn busy() -> Connection<Vec<u8>> {
     tcp
 }
 
-fn snapshot(tcp: &Connection<Vec<u8>>) -> Vec<u8> {
+pub(in crate::connection) fn snapshot(tcp: &Connection<Vec<u8>>) -> Vec<u8> {
     let mut out = Vec::new();
     tcp.snapshot(&mut out, |payload| payload);
     out
@@ -78,6 +84,53 @@ proptest! {
             slow.counters.segments_in += 1;
             prop_assert_eq!(slow.on_unpredicted(time, &segment, payload), said);
             prop_assert_eq!(snapshot(&fast), snapshot(&slow));
+        }
+    }
+}
+
+proptest! {
+    /// What follows with the same header leaves behind what it would have if it had been worked off in full.
+    #[test]
+    fn following_changes_nothing(
+        heads in prop::collection::vec(
+            (0_u32..12, 0_u16..3, 1_usize..4, prop::collection::vec((1_usize..4, any::<bool>()), 0..8), 0_u8..6),
+            1..12,
+        ),
+    ) {
+        let mut fast = busy();
+        let mut slow = busy();
+        for (now, (acked, window, len, followers, between)) in (2_u32..).zip(heads) {
+            let time = at(now.into());
+            let seq = fast.rcv.nxt.distance_from(PEER) as u32;
+            let mut segment = stamped(seq, 1 + acked * 1_000, 60_000 - window, now, Flags::ACK);
+            segment.payload_len = len * 400;
+            let payload = vec![7; segment.payload_len];
+            let said = fast.on_segment(time, &segment, Some(payload.clone()));
+            prop_assert_eq!(slow.on_segment(time, &segment, Some(payload)), said);
+            if said != Disposition::Accepted {
+                continue;
+            }
+            for (len, push) in followers {
+                segment.seq += segment.payload_len as u32;
+                segment.payload_len = len * 400;
+                segment.flags = if push { Flags::ACK | Flags::PSH } else { Flags::ACK };
+                let payload = vec![7; segment.payload_len];
+                if !fast.continues(time, &segment) {
+                    prop_assert!(segment.ack != fast.snd.una || fast.rcv.window() < segment.payload_len as u32);
+                    break;
+                }
+                fast.on_following(&segment, payload.clone());
+                prop_assert_eq!(slow.on_segment(time, &segment, Some(payload)), Disposition::Accepted);
+                prop_assert_eq!(snapshot(&fast), snapshot(&slow));
+            }
+            for tcp in [&mut fast, &mut slow] {
+                if between > 2 {
+                    while tcp.recv().is_some() {}
+                }
+                if between > 3 {
+                    while tcp.poll_transmit(time).is_some() {}
+                }
+            }
         }
     }
 }

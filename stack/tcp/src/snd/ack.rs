@@ -110,6 +110,7 @@ impl<P: Payload> SendQueue<P> {
         self.una = ack;
         let mut again = false;
         let mut taken = 0;
+        let quiet = self.board.is_none();
         let (records, sums) = self.records.parts();
         while let Some(record) = records.front()
             && record.seq.before(ack)
@@ -127,7 +128,17 @@ impl<P: Payload> SendQueue<P> {
             acked.fin |= record.fin;
             again |= record.transmissions > 1;
             sums.pipe -= record.weight() * record.seq_len();
-            if !record.sacked {
+            // In the middle of a run, all of which was sent once: the first and the last tell what there is to tell.
+            let middle = quiet
+                && acked.original.is_some()
+                && record.is_sent_once()
+                && records
+                    .get(1)
+                    .is_some_and(|next| next.is_sent_once() && next.end().at_or_before(ack));
+            if middle {
+                acked.fresh += record.seq_len();
+                acked.delivered.bytes += record.len;
+            } else if !record.sacked {
                 acked.note_delivered(record, arrival, highest);
             }
             if let Some(board) = &mut self.board {

@@ -22,6 +22,7 @@ mod storage;
 pub(crate) mod oracle_tests;
 
 use alloc::boxed::Box;
+use alloc::collections::vec_deque::IterMut;
 
 use bywash_wire::SeqNumber;
 
@@ -78,6 +79,11 @@ impl<P> Record<P> {
     /// How often the record counts as being on the way (RFC 6675 4, SetPipe).
     fn weight(&self) -> u32 {
         u32::from(!self.sacked && !self.lost) + u32::from(self.resent)
+    }
+
+    /// Data that was sent, once, and of which nothing is known yet.
+    fn is_sent_once(&self) -> bool {
+        self.transmissions == 1 && self.len > 0 && !self.counted
     }
 
     /// Lost, and not sent again since.
@@ -357,6 +363,45 @@ impl<P: Payload> SendQueue<P> {
             None => &mut none,
         };
         self.rate.sample(flight, now, acked, min_rtt)
+    }
+
+    /// How many records that were never sent lie next and have `len` bytes each and nothing more, `most` at most. Another record
+    /// always lies behind them.
+    pub(crate) fn plain_records(&self, len: u32, most: usize) -> usize {
+        let sent = self.sent();
+        let behind = (self.records.len() - sent).saturating_sub(1);
+        self.records
+            .range(sent..sent + most.min(behind))
+            .take_while(|next| {
+                next.len == len && next.payload.is_some() && !(next.syn | next.fin | next.push)
+            })
+            .count()
+    }
+
+    /// The next `count` records of `len` bytes each were sent, while others were on the way.
+    pub(crate) fn on_train_sent(&mut self, count: usize, len: u32, now: Instant) {
+        let (records, sums) = self.records.parts();
+        for record in records.range_mut(sums.sent..sums.sent + count) {
+            record.sent_at = now;
+            record.stamp = self.rate.stamp(&mut sums.flight, now, sums.pipe, len);
+            record.transmissions = record.transmissions.saturating_add(1);
+            sums.pipe += len;
+        }
+        let bytes = count as u32 * len;
+        sums.sent += count;
+        sums.unsent -= bytes as usize;
+        self.nxt += bytes;
+    }
+
+    /// The records last sent, `count` of them.
+    pub(crate) fn last_sent(&mut self, count: usize) -> IterMut<'_, Record<P>> {
+        let (records, sums) = self.records.parts();
+        records.range_mut(sums.sent - count..sums.sent)
+    }
+
+    /// Something is SACKed, lost or sent again.
+    pub(crate) fn is_in_trouble(&self) -> bool {
+        self.board.is_some()
     }
 
     /// Cuts the record at `at` payload bytes into two. `false`: no frame for the second half now.

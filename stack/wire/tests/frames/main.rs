@@ -5,4 +5,5 @@ mod drops;
 mod golden;
 mod icmp;
 mod round_trip;
+mod run;
 mod strategies;
