@@ -172,11 +172,12 @@ pub(crate) fn attach(
 
 /// What the program goes by from its first packet on: shards, and no ports yet.
 pub(crate) fn initial(config: &AttachConfig) -> Config {
-    config.settings.apply(Config {
+    let bare = Config {
         abi_version: ABI_VERSION,
         queues: config.queues,
         ..Config::default()
-    })
+    };
+    config.settings.apply(bare, false)
 }
 
 fn check(config: &AttachConfig) -> Result<(), AttachError> {

@@ -113,6 +113,9 @@ pub struct Demux {
 struct State {
     maps: Maps,
     config: Config,
+    settings: Settings,
+    /// How many want SYNs to be limited.
+    alarms: u32,
     ports: HashMap<u16, PortUse>,
     vlans: BTreeSet<Vlan>,
     /// Of a dead engine, until [`Demux::settle`]; without what this engine has asked for itself.
@@ -144,6 +147,8 @@ impl Demux {
                     local_port_last,
                     ..attach::initial(config)
                 },
+                settings: config.settings,
+                alarms: 0,
                 ports: HashMap::new(),
                 vlans: inherited.vlans.clone(),
                 inherited,
@@ -321,8 +326,24 @@ impl Demux {
             return Err(DemuxError::Settings(reason));
         }
         let mut state = self.lock();
-        let config = settings.apply(state.config);
+        let config = settings.apply(state.config, state.alarms > 0);
+        state.settings = *settings;
         state.write_config(config)
+    }
+
+    /// Has the limits on SYNs hold, if they wait for that ([`SynLimits::OnAlarm`](crate::SynLimits::OnAlarm)). Calls nest: one
+    /// [`Demux::unlimit_syns`] for each.
+    pub fn limit_syns(&self) -> Result<(), DemuxError> {
+        let mut state = self.lock();
+        let alarms = state.alarms + 1;
+        state.set_alarms(alarms)
+    }
+
+    /// Ends one [`Demux::limit_syns`]. After the last one SYNs pass.
+    pub fn unlimit_syns(&self) -> Result<(), DemuxError> {
+        let mut state = self.lock();
+        let alarms = state.alarms.saturating_sub(1);
+        state.set_alarms(alarms)
     }
 
     /// Sends a flow's packets to a slot; an entry that exists is replaced. The flow's local port must be ours by
@@ -507,6 +528,15 @@ impl State {
         }
         self.vlans = wanted;
         self.inherited.vlans.clear();
+        Ok(())
+    }
+
+    fn set_alarms(&mut self, alarms: u32) -> Result<(), DemuxError> {
+        let config = self.settings.apply(self.config, alarms > 0);
+        if config != self.config {
+            self.write_config(config)?;
+        }
+        self.alarms = alarms;
         Ok(())
     }
 

@@ -34,5 +34,5 @@ pub use attach::Reattached;
 pub use counter::{Counter, Verdict};
 pub use demux::{AttachConfig, AttachedMode, Demux, DirtySlots, Mode};
 pub use error::{AttachError, DemuxError, DetachError, PinError};
-pub use settings::{Limits, Rate, Settings};
+pub use settings::{Limits, Rate, Settings, SynLimits};
 pub use vlan::Vlan;

@@ -21,6 +21,21 @@ pub struct Settings {
     pub strict: bool,
     /// Rates.
     pub limits: Limits,
+    /// When the two limits on SYNs hold.
+    pub syn_limits: SynLimits,
+}
+
+/// When [`Limits::syn_prefix`] and [`Limits::syn`] hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SynLimits {
+    /// While the engine says that handshakes are begun and not ended ([`Demux::limit_syns`]): who opens many connections and
+    /// uses them is not limited, a flood is as soon as it is seen.
+    ///
+    /// [`Demux::limit_syns`]: crate::Demux::limit_syns
+    #[default]
+    OnAlarm,
+    /// Always, also for those who end their handshakes.
+    Always,
 }
 
 /// Rates for what strangers send; `None`: no limit.
@@ -40,9 +55,9 @@ impl Default for Limits {
     /// Generous: no honest sender should ever meet one, and a flood should still leave most of the core to connections.
     ///
     /// A prefix may hold one busy load generator or a carrier's address translation. Linux has 28,232 local ports for one peer
-    /// address and port and reuses each after a second at the earliest, so one host opens at most 28,000 connections a second to
-    /// a port: 30,000. A shard accepts at most some 100,000 a second, and an ACK that ends a handshake follows a SYN, so
-    /// both have that. A connection heeds an ICMP error once in a round trip at most: 10,000. Bursts are what may come after a
+    /// address and port and reuses each after a second at the earliest, so one host of its opens at most 28,000 connections a
+    /// second to a port: 30,000. 100,000 SYNs a second that are answered by cookies cost some fifth of a core, and as many ACKs
+    /// may end the handshakes. Who opens more and uses them meets no limit: [`SynLimits::OnAlarm`]. A connection heeds an ICMP error once in a round trip at most: 10,000. Bursts are what may come after a
     /// pause of 0.1 to 0.3 seconds.
     fn default() -> Self {
         let rate = |per_second, burst| Some(Rate { per_second, burst });
@@ -102,12 +117,20 @@ impl Settings {
         rates.find_map(|(name, rate)| rate?.refusal(name))
     }
 
-    /// The configuration with these settings.
-    pub(crate) fn apply(&self, config: Config) -> Config {
+    /// The configuration with these settings; `alarmed`: while [`crate::Demux::limit_syns`] holds.
+    pub(crate) fn apply(&self, config: Config, alarmed: bool) -> Config {
         let flag = |on, bit| if on { bit } else { 0 };
+        let limits = match alarmed || self.syn_limits == SynLimits::Always {
+            true => self.limits,
+            false => Limits {
+                syn_prefix: None,
+                syn: None,
+                ..self.limits
+            },
+        };
         Config {
             flags: flag(self.dirty_slots, MARK_DIRTY) | flag(self.strict, STRICT),
-            limits: self.limits.to_abi(),
+            limits: limits.to_abi(),
             ..config
         }
     }
@@ -181,5 +204,24 @@ mod tests {
             );
         }
         assert_eq!(with(10_000, 100).refusal(), None);
+    }
+
+    #[test]
+    fn limits_on_syns_wait_for_an_alarm_unless_they_always_hold_and_others_hold_at_once() {
+        let on_alarm = Settings::default();
+        let always = Settings {
+            syn_limits: SynLimits::Always,
+            ..on_alarm
+        };
+        let all = Limits::default().to_abi();
+        let limits =
+            |settings: Settings, alarmed| settings.apply(Config::default(), alarmed).limits;
+        assert!(all.iter().all(|limit| limit.interval > 0));
+        for (settings, alarmed) in [(on_alarm, true), (always, true), (always, false)] {
+            assert_eq!(limits(settings, alarmed), all);
+        }
+        let [syn_prefix, syn, rest @ ..] = limits(on_alarm, false);
+        assert_eq!([syn_prefix, syn], [Limit::default(); 2]);
+        assert_eq!(rest, all[2..]);
     }
 }

@@ -5,7 +5,10 @@
 //!  server:            <── answer ── close (first, so that TIME-WAIT lies here and no port of the client's is spent)
 //! ```
 //!
-//! The kernel's ends wait in `epoll_wait`, ours in their turns.
+//! Nobody sleeps: the kernel's ends look into their epoll again and again, ours turn. The kernel's are written for few calls: edges
+//! instead of a call for each change of interest, an attempt to read behind `accept`, no call to make an accepted socket
+//! non-blocking. Measured at 64 at once: 27,083 connections a second, 21,832 where they sleep in `epoll_wait`, 23,556 with
+//! `TCP_DEFER_ACCEPT`.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -22,8 +25,8 @@ use bywash_xdp::Mode;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, connect as connect_to,
-    socket as new_socket,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage,
+    connect as connect_to, recv, socket as new_socket,
 };
 
 use super::{Wait, Who, engine_config, first, is_ready, run_engine};
@@ -37,8 +40,6 @@ const PORT: u16 = 8080;
 pub(crate) const SIZE: usize = 64;
 /// A server that does not answer for this long is given up.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Milliseconds that a wait in the kernel lasts at most: the end of the run is noticed then.
-const SLICE: u8 = 50;
 
 /// One run's shape.
 #[derive(Clone, Copy, Debug)]
@@ -147,9 +148,9 @@ pub(super) fn connect(socket: &OwnedFd, server: SocketAddr) -> Result<()> {
     }
 }
 
-/// Waits for events; none if a signal came.
-fn wait(epoll: &Epoll, events: &mut [EpollEvent]) -> Result<usize> {
-    match epoll.wait(events, EpollTimeout::from(SLICE)) {
+/// Events that are there; none if a signal came. Never sleeps, as our ends do not: waking a core costs the waker more than a look.
+fn look(epoll: &Epoll, events: &mut [EpollEvent]) -> Result<usize> {
+    match epoll.wait(events, EpollTimeout::ZERO) {
         Ok(count) => Ok(count),
         Err(Errno::EINTR) => Ok(0),
         Err(error) => Err(error).context("epoll_wait"),
@@ -164,53 +165,57 @@ fn kernel_server(end: &End, ready: &mpsc::Sender<()>, stop: &AtomicBool) -> Resu
     epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, u64::MAX))?;
     let _ = ready.send(());
     let mut events = vec![EpollEvent::empty(); 256];
-    let mut buffer = [0; SIZE];
     while !stop.load(Ordering::Relaxed) {
-        let count = wait(&epoll, &mut events)?;
+        let count = look(&epoll, &mut events)?;
         for event in &events[..count] {
             if event.data() == u64::MAX {
                 accept_all(&listener, &epoll, &mut streams)?;
                 continue;
             }
-            let Some(place) = streams.get_mut(event.data() as usize) else {
-                continue;
-            };
-            let Some(stream) = place else { continue };
-            match stream.read(&mut buffer) {
-                Ok(0) => *place = None,
-                Ok(read) => {
-                    // A client that has gone, as it does at the end of the run, needs no answer.
-                    let _ = stream.write_all(&buffer[..read]);
-                    // Closing also takes it from the epoll.
-                    *place = None;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(_) => *place = None,
+            // What is answered, or gone, is closed, which also takes it from the epoll.
+            if let Some(place) = streams.get_mut(event.data() as usize) {
+                *place = place.take().and_then(answer);
             }
         }
     }
     Ok(())
 }
 
+/// Accepts what there is. What has been asked already is answered at once; the rest waits in the epoll.
 fn accept_all(
     listener: &TcpListener,
     epoll: &Epoll,
     streams: &mut Vec<Option<TcpStream>>,
 ) -> Result<()> {
     loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(true)?;
-                let number = stream.as_raw_fd() as usize;
-                epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, number as u64))?;
-                if streams.len() <= number {
-                    streams.resize_with(number + 1, || None);
-                }
-                streams[number] = Some(stream);
-            }
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error).context("accept"),
+        };
+        let Some(stream) = answer(stream) else {
+            continue;
+        };
+        let number = stream.as_raw_fd() as usize;
+        epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, number as u64))?;
+        if streams.len() <= number {
+            streams.resize_with(number + 1, || None);
         }
+        streams[number] = Some(stream);
+    }
+}
+
+/// Answers a request and closes; gives the stream back if there is none yet. A client that has gone, as it does at the end of the
+/// run, needs no answer.
+fn answer(mut stream: TcpStream) -> Option<TcpStream> {
+    let mut buffer = [0; SIZE];
+    match recv(stream.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+        Ok(read) => {
+            let _ = stream.write_all(&buffer[..read]);
+            None
+        }
+        Err(Errno::EAGAIN) => Some(stream),
+        Err(_) => None,
     }
 }
 
@@ -218,7 +223,15 @@ fn accept_all(
 struct Open {
     stream: TcpStream,
     since: Instant,
-    asked: bool,
+    part: Part,
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Handshake,
+    Answer,
+    End,
 }
 
 fn kernel_client(server: SocketAddr, shorts: &Shorts) -> Result<Counted> {
@@ -231,52 +244,52 @@ fn kernel_client(server: SocketAddr, shorts: &Shorts) -> Result<Counted> {
     let (before, start, mut done) = (Sample::now()?, Instant::now(), 0);
     let mut last = start;
     let mut events = vec![EpollEvent::empty(); 256];
-    let mut buffer = [0; SIZE];
     // On a busy machine a short run goes on until something was done.
     while start.elapsed() < shorts.duration || done == 0 {
-        let count = wait(&epoll, &mut events)?;
+        let count = look(&epoll, &mut events)?;
         ensure!(
             last.elapsed() < TIMEOUT,
             "no connection was served within {TIMEOUT:?}"
         );
         for event in &events[..count] {
             let place = event.data() as usize;
-            let Open {
-                stream,
-                since,
-                asked,
-            } = &mut open[place];
-            let now = Instant::now();
-            if !*asked {
-                if let Some(error) = stream.take_error()? {
-                    return Err(error).context("connecting");
-                }
-                parts.add(1, now - *since);
-                stream.write_all(&[7; SIZE]).context("asking")?;
-                (*asked, *since) = (true, now);
-                epoll.modify(
-                    &*stream,
-                    &mut EpollEvent::new(EpollFlags::EPOLLIN, place as u64),
-                )?;
-                continue;
-            }
-            match stream.read(&mut buffer) {
-                Ok(0) => {
-                    parts.add(3, now - *since);
-                    done += 1;
-                    last = now;
-                    open[place] = begin(&epoll, server, place, &mut parts)?;
-                }
-                Ok(_) => {
-                    parts.add(2, now - *since);
-                    *since = now;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error).context("reading the answer"),
+            if go_on(&mut open[place], event.events(), &mut parts)? {
+                done += 1;
+                last = Instant::now();
+                open[place] = begin(&epoll, server, place, &mut parts)?;
             }
         }
     }
     parts.counted(done, start.elapsed(), before.until(&Sample::now()?))
+}
+
+/// What has happened to a connection, all of it, as it is told once. True: it is over.
+fn go_on(open: &mut Open, events: EpollFlags, parts: &mut Parts) -> Result<bool> {
+    let Open {
+        stream,
+        since,
+        part,
+    } = open;
+    let now = Instant::now();
+    if *part == Part::Handshake && events.contains(EpollFlags::EPOLLOUT) {
+        parts.add(1, now - *since);
+        // A handshake that has failed says so here.
+        stream.write_all(&[7; SIZE]).context("asking")?;
+        (*part, *since) = (Part::Answer, now);
+    }
+    if *part == Part::Answer && events.contains(EpollFlags::EPOLLIN) {
+        let mut buffer = [0; SIZE];
+        let read = stream.read(&mut buffer).context("reading the answer")?;
+        ensure!(read == SIZE, "an answer of {read} bytes");
+        parts.add(2, now - *since);
+        (*part, *since) = (Part::End, now);
+    }
+    // The server has closed, and all that it sent was read.
+    let over = *part == Part::End && events.contains(EpollFlags::EPOLLRDHUP);
+    if over {
+        parts.add(3, now - *since);
+    }
+    Ok(over)
 }
 
 fn begin(epoll: &Epoll, server: SocketAddr, place: usize, parts: &mut Parts) -> Result<Open> {
@@ -285,11 +298,14 @@ fn begin(epoll: &Epoll, server: SocketAddr, place: usize, parts: &mut Parts) -> 
     connect(&socket, server)?;
     let since = Instant::now();
     parts.add(0, since - start);
-    epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLOUT, place as u64))?;
+    let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP;
+    // Each change is told once: no call to say what is waited for next.
+    let interest = interest | EpollFlags::EPOLLET;
+    epoll.add(&socket, EpollEvent::new(interest, place as u64))?;
     Ok(Open {
         stream: TcpStream::from(socket),
         since,
-        asked: false,
+        part: Part::Handshake,
     })
 }
 

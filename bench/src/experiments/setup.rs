@@ -53,7 +53,7 @@ pub(crate) fn case(
         subject: pair[0].name(),
         peer: pair[1].name(),
         params,
-        setting: bed.setting.waiting("kernel: epoll; Bywash: spin"),
+        setting: bed.setting.waiting("spin"),
         run: Box::new(move |duration: Duration| {
             let shorts = Shorts {
                 at_once,

@@ -47,7 +47,7 @@ pub use bywash_engine::config::{Discard, IdlePolicy, PoolLimits, PoolPolicy, Sha
 pub use bywash_engine::context::{ConnOptions, Context};
 pub use bywash_engine::engine::{
     Engine, EngineConfig, EngineDescription, EngineError, OnDeath, StartError, XdpLimits, XdpMode,
-    XdpRate, XdpSettings,
+    XdpRate, XdpSettings, XdpSynLimits,
 };
 pub use bywash_engine::host::{VlanChoice, WantedVlan};
 pub use bywash_engine::memory::MemoryPair;

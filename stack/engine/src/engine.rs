@@ -19,6 +19,7 @@ pub use bywash_xdp::pin::{Scope as PinScope, scope as pin_scope};
 use bywash_xdp::{AttachConfig, Demux, SLOTS_PER_QUEUE};
 pub use bywash_xdp::{
     Limits as XdpLimits, Mode as XdpMode, Rate as XdpRate, Settings as XdpSettings,
+    SynLimits as XdpSynLimits,
 };
 use bywash_xsk::{
     BindMode, BusyPoll, KernelModes, Marks, Mode, PoolClass, TxChecksum, UmemConfig, XskConfig,

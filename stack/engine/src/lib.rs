@@ -50,6 +50,7 @@ mod settings;
 mod slab;
 mod snapshot;
 mod stages;
+mod syn_alarm;
 mod time_waits;
 mod wheel;
 

@@ -10,6 +10,7 @@ use bywash_xsk::Port;
 use crate::flows::Place;
 use crate::host::vlans::is_link_local;
 use crate::host::{Path, Resolution, Unreachable};
+use crate::local_ports::PortUse;
 use crate::shard::{Core, Origin};
 
 impl<P: Port> Core<P> {
@@ -241,16 +242,17 @@ impl<P: Port> Core<P> {
             vlan: path.vlan,
             ..Tuple::tcp(source, port, remote.ip(), remote.port())
         };
-        let place_of = |port| flows.lookup(&tuple(port), conns, time_waits);
-        let free = local_ports.pick(hash, |port| place_of(port).is_some());
         // RFC 6191 3: with timestamps a new connection can take the place of one in TIME-WAIT.
-        let chosen = free.or_else(|| {
-            local_ports.pick(hash, |port| match place_of(port) {
-                Some(Place::TimeWait(index)) => time_waits
-                    .get(index)
-                    .is_none_or(|one| one.successor(*now).is_none()),
-                place => place.is_some(),
-            })
+        let gives_way = |index| {
+            let one = time_waits.get(index);
+            one.is_some_and(|one| one.successor(*now).is_some())
+        };
+        let chosen = local_ports.pick(hash, |port| {
+            match flows.lookup(&tuple(port), conns, time_waits) {
+                None => PortUse::Free,
+                Some(Place::TimeWait(index)) if gives_way(index) => PortUse::GivesWay,
+                Some(_) => PortUse::Taken,
+            }
         });
         chosen.map(tuple)
     }

@@ -52,6 +52,7 @@ pub(crate) struct Counters {
     pub(crate) reaped_slow: u64,
     pub(crate) cookies_sent: u64,
     pub(crate) cookies_taken: u64,
+    pub(crate) syn_alarms: u64,
     pub(crate) fast_open: FastOpenCounters,
     pub(crate) drops: [u64; DropReason::COUNT],
 }
@@ -91,6 +92,7 @@ impl Default for Counters {
             reaped_slow: 0,
             cookies_sent: 0,
             cookies_taken: 0,
+            syn_alarms: 0,
             fast_open: FastOpenCounters::default(),
             drops: [0; DropReason::COUNT],
         }
@@ -463,6 +465,7 @@ impl<P: Port> Core<P> {
             ("reaped-slow-reader", own.reaped_slow),
             ("syn-cookies-sent", own.cookies_sent),
             ("syn-cookies-taken", own.cookies_taken),
+            ("syn-alarms", own.syn_alarms),
             ("frames-received", port.received),
             ("frames-transmitted", port.transmitted),
             ("frames-completed", port.completed),

@@ -41,6 +41,7 @@ use crate::report::Counters;
 use crate::service::{ConnId, Event, Luggage, Service};
 use crate::slab::Slab;
 use crate::steering::Steering;
+use crate::syn_alarm::SynAlarm;
 use crate::time_waits::TimeWaits;
 use crate::wheel::Wheel;
 
@@ -210,6 +211,7 @@ pub struct Core<P: Port> {
     pub(crate) challenges: Challenges,
     /// When a SYN was last answered by a cookie.
     pub(crate) last_cookie: Option<Instant>,
+    pub(crate) syn_alarm: SynAlarm,
     pub(crate) phase: Phase,
     /// Share of the receive buffers that new windows may offer; shrinks as frames run out.
     pub(crate) pressure: Pressure,
@@ -292,6 +294,7 @@ impl<P: Port> Core<P> {
             resets,
             challenges,
             last_cookie: None,
+            syn_alarm: SynAlarm::new(now),
             phase: Phase::Running,
             pressure: Pressure::None,
             env,

@@ -26,6 +26,10 @@ pub trait Steering {
     fn insert_flow(&mut self, tuple: &Tuple, ring: usize, generation: u32) -> Result<(), String>;
     /// Sends the flow back to the rings of all.
     fn remove_flow(&mut self, tuple: &Tuple);
+    /// SYNs are limited from now on: handshakes are begun and not ended.
+    fn limit_syns(&mut self) {}
+    /// SYNs pass again.
+    fn unlimit_syns(&mut self) {}
     /// A flow has been made, and no segment of it has left: the last moment to say so where strangers are not let in.
     fn opened(&mut self, _tuple: &Tuple) {}
     /// Has the NIC bring the flow's packets to this shard's queue. False: it cannot, or does already.
@@ -237,6 +241,18 @@ impl Steering for DemuxSteering {
         match self.strict {
             true => self.opened(tuple),
             false => self.forget(tuple),
+        }
+    }
+
+    fn limit_syns(&mut self) {
+        if let Err(error) = self.demux.limit_syns() {
+            tracing::warn!(%error, "the demultiplexer does not limit SYNs");
+        }
+    }
+
+    fn unlimit_syns(&mut self) {
+        if let Err(error) = self.demux.unlimit_syns() {
+            tracing::warn!(%error, "the demultiplexer still limits SYNs");
         }
     }
 

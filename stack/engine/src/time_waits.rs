@@ -13,6 +13,9 @@ use crate::shard::Core;
 use crate::slab::Slab;
 use crate::stages::ingress::Arrival;
 
+/// Entries of the order that need not be tidied, whatever they are.
+const FEW: usize = 1024;
+
 /// The minute-long rest of connections.
 #[derive(Default)]
 pub(crate) struct TimeWaits {
@@ -41,7 +44,21 @@ impl TimeWaits {
         let until = one.until().as_nanos();
         let id = self.slab.insert(one);
         self.order.push_back((until, id.index, id.generation));
+        self.tidy();
         id.index
+    }
+
+    /// Takes out the entries of those that have given way to new connections, once they are most: behind one that waits its
+    /// minute, a hundred thousand a second would gather.
+    fn tidy(&mut self) {
+        if self.order.len() <= 2 * self.slab.len() + FEW {
+            return;
+        }
+        let slab = &self.slab;
+        self.order.retain(|&(_, index, generation)| {
+            slab.id_of(index)
+                .is_some_and(|id| id.generation == generation)
+        });
     }
 
     /// The entry that ends first, and whether it is of those prolonged.
@@ -173,9 +190,87 @@ impl<P: Port> Core<P> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use bywash_tcp::time::Duration;
+    use bywash_xsk::{MemoryConfig, MemoryPort};
 
     use super::*;
+    use crate::clock::ManualClock;
+    use crate::config::ShardConfig;
+    use crate::context::{ConnOptions, Context};
+    use crate::memory::{ADDRESSES_A, MemoryPair};
+    use crate::service::{Event, Service};
+
+    const PORTS: [u16; 2] = [9, 10];
+
+    /// Closes whatever it accepts, and so has TIME-WAIT.
+    struct Closer;
+
+    impl Service for Closer {
+        fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
+            match event {
+                Event::Started => PORTS.into_iter().for_each(|port| {
+                    cx.listen(port, ConnOptions::default()).expect("free");
+                }),
+                Event::Accepted { conn, .. } => cx.close(conn).expect("it is open"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Opens one connection after the other: the first to another port than the rest.
+    #[derive(Default)]
+    struct Opener {
+        closed: usize,
+    }
+
+    impl Opener {
+        fn open<P: Port>(&self, cx: &mut Context<'_, P>) {
+            let port = PORTS[usize::from(self.closed > 0)];
+            let to = SocketAddr::new(ADDRESSES_A[0], port);
+            cx.connect(to, ConnOptions::default()).expect("a port");
+        }
+    }
+
+    impl Service for Opener {
+        fn on_event<P: Port>(&mut self, cx: &mut Context<'_, P>, event: Event) {
+            match event {
+                Event::Started => self.open(cx),
+                // It may be closed already.
+                Event::Readable { conn } => drop(cx.close(conn)),
+                Event::Closed { .. } => {
+                    self.closed += 1;
+                    self.open(cx);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Behind one that waits its minute, those that give way leave nothing for long.
+    #[test]
+    fn what_gave_way_is_tidied_away() {
+        let config = ShardConfig {
+            local_ports: 61440..=61443,
+            ..ShardConfig::default()
+        };
+        let clock = ManualClock::new();
+        let ports = MemoryPort::pair(&MemoryConfig::default());
+        let mut pair = MemoryPair::seeded(&config, ports, Closer, Opener::default(), &clock, 1);
+        let (mut turns, mut longest) = (0, 0);
+        while pair.b.service().closed < 3000 {
+            pair.turn();
+            clock.advance(std::time::Duration::from_micros(500));
+            longest = longest.max(pair.a.core.time_waits.order.len());
+            turns += 1;
+            assert!(turns < 50_000, "{} closed", pair.b.service().closed);
+        }
+        // The first one, and one for each port.
+        assert_eq!(pair.a.core.time_waits.len(), 5);
+        assert!(longest > FEW, "{longest}: there was something to tidy");
+        assert!(longest <= 2 * 5 + FEW + 1, "{longest}");
+    }
 
     #[test]
     fn one_prolonged_ends_before_those_that_came_later() {

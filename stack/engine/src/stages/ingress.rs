@@ -66,7 +66,11 @@ impl<P: Port> Core<P> {
     pub(crate) fn ingress(&mut self) -> usize {
         let mut received = 0;
         for ring in [PRIMARY, CONTROL] {
-            received += self.fetch(ring, self.config.ingress_budget);
+            let fetched = self.fetch(ring, self.config.ingress_budget);
+            if ring == CONTROL && fetched > 0 {
+                self.count_syns(fetched);
+            }
+            received += fetched;
             let mut batch = std::mem::take(&mut self.batch);
             self.on_frames(batch.drain(..), Arrival::by(ring));
             self.batch = batch;

@@ -12,6 +12,7 @@ impl<P: Port> Core<P> {
     pub(crate) fn timers(&mut self) -> usize {
         let now = self.now;
         let mut fired = self.expire_time_waits() + self.patrol();
+        self.end_syn_alarm();
         let Self {
             wheel,
             conns,
