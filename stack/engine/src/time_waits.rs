@@ -266,8 +266,9 @@ mod tests {
             turns += 1;
             assert!(turns < 50_000, "{} closed", pair.b.service().closed);
         }
-        // The first one, and one for each port.
-        assert_eq!(pair.a.core.time_waits.len(), 5);
+        // The first one, and one for each port that is not in use just now.
+        let waiting = pair.a.core.time_waits.len();
+        assert!((4..=5).contains(&waiting), "{waiting}");
         assert!(longest > FEW, "{longest}: there was something to tidy");
         assert!(longest <= 2 * 5 + FEW + 1, "{longest}");
     }
