@@ -51,7 +51,7 @@ impl SynAlarm {
         if forgiven > 0 {
             self.open = self.open.saturating_sub(forgiven);
             // What is less than one stays for the next time.
-            self.at = self.at + Duration::from_nanos(forgiven * (1_000_000_000 / FORGIVEN));
+            self.at += Duration::from_nanos(forgiven * (1_000_000_000 / FORGIVEN));
         }
         // Beyond the backlog it is a flood, however large: its end is to be seen soon.
         self.open = (self.open + count).min(2 * backlog);
