@@ -85,6 +85,9 @@ struct RunArguments {
     /// Where the demultiplexer is attached, in every case that does not try several.
     #[arg(long, value_enum, default_value_t = Xdp::Auto)]
     xdp: Xdp,
+    /// Only cases whose name, as it is shown while they run, contains this text; may be given more than once.
+    #[arg(long)]
+    only: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,6 +119,10 @@ enum Verb {
         /// Write the figures that the rows rest on to this file, as `--json` of the experiments does.
         #[arg(long)]
         figures: Option<PathBuf>,
+        /// Only cases whose name, as it is shown while they run, contains this text; may be given more than once. Rows that rest
+        /// on others do not hold.
+        #[arg(long)]
+        only: Vec<String>,
     },
 }
 
@@ -165,7 +172,8 @@ fn main() -> ExitCode {
             quick,
             json,
             figures,
-        }) => judge(*quick, json.as_deref(), figures.as_deref()),
+            only,
+        }) => judge(*quick, only, json.as_deref(), figures.as_deref()),
     };
     match done {
         Ok(code) => code,
@@ -190,7 +198,12 @@ fn page(json: &Path, html: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn judge(quick: bool, json: Option<&Path>, figures: Option<&Path>) -> Result<ExitCode> {
+fn judge(
+    quick: bool,
+    only: &[String],
+    json: Option<&Path>,
+    figures: Option<&Path>,
+) -> Result<ExitCode> {
     interrupt::install()?;
     let mut effort = Options::effort(quick);
     if quick {
@@ -200,6 +213,7 @@ fn judge(quick: bool, json: Option<&Path>, figures: Option<&Path>) -> Result<Exi
         effort,
         mtu: 1500,
         xdp: Mode::Auto,
+        only: only.to_vec(),
     };
     Ok(match targets::run(options, quick, json, figures)? {
         true => ExitCode::SUCCESS,
@@ -249,6 +263,7 @@ impl RunArguments {
                 Xdp::Native => Mode::Native,
                 Xdp::Generic => Mode::Generic,
             },
+            only: self.only.clone(),
         })
     }
 }

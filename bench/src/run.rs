@@ -51,6 +51,16 @@ pub(crate) struct Case<'a> {
     pub(crate) run: Box<dyn FnMut(Duration) -> Result<Outcome> + 'a>,
 }
 
+impl Case<'_> {
+    /// As it is announced, and as `--only` looks for it.
+    pub(crate) fn name(&self) -> String {
+        format!(
+            "{}: {} → {} {:?}",
+            self.experiment, self.subject, self.peer, self.params
+        )
+    }
+}
+
 /// What all runs gave: figures, and the cases that failed with the reason.
 #[derive(Debug, Default)]
 pub(crate) struct Results {
@@ -86,10 +96,7 @@ pub(crate) fn interleave(
             if failed[number] {
                 continue;
             }
-            let name = format!(
-                "{}: {} → {} {:?}",
-                case.experiment, case.subject, case.peer, case.params
-            );
+            let name = case.name();
             eprintln!("run {repetition} of {}, {name}", effort.repetitions);
             match (case.run)(effort.duration) {
                 Ok(outcome) => outcomes[number].push(outcome),

@@ -61,6 +61,8 @@ pub(crate) struct Options {
     pub(crate) mtu: u16,
     /// Native or generic XDP, where an experiment does not try both.
     pub(crate) xdp: Mode,
+    /// Only cases in whose name one of these stands; empty: all.
+    pub(crate) only: Vec<String>,
 }
 
 impl Options {
@@ -145,6 +147,14 @@ impl Suite {
 
     /// Runs cases interleaved and keeps what they give.
     pub(crate) fn add(&mut self, cases: Vec<Case<'_>>) -> Result<()> {
+        let wanted = |case: &Case<'_>| {
+            let (name, only) = (case.name(), &self.options.only);
+            only.is_empty() || only.iter().any(|part| name.contains(part.as_str()))
+        };
+        let cases: Vec<_> = cases.into_iter().filter(wanted).collect();
+        if cases.is_empty() {
+            return Ok(());
+        }
         let more = interleave(cases, self.options.effort, &self.machine)?;
         self.results.rows.extend(more.rows);
         self.results.failures.extend(more.failures);

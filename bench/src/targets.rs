@@ -116,8 +116,8 @@ fn judge(rows: &[Row], quick: bool) -> Vec<Verdict> {
     let verdict = |target: &Target| {
         let found = (target.value)(&figures).filter(|(value, _)| value.is_finite());
         let missing = match quick {
-            true => "not measured: left out by --quick, or its case failed",
-            false => "not measured: its case failed",
+            true => "not measured: left out by --quick or --only, or its case failed",
+            false => "not measured: left out by --only, or its case failed",
         };
         Verdict {
             id: target.id,

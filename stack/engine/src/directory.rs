@@ -145,6 +145,10 @@ impl Inbox {
     }
 
     pub(crate) fn next_control(&self) -> Option<ControlMessage> {
+        // A pop that finds nothing costs a full fence, which waits for all stores under way; it is asked for in every turn.
+        if self.control.is_empty() {
+            return None;
+        }
         self.control.pop()
     }
 

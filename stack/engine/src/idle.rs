@@ -24,12 +24,12 @@ impl Idle {
         }
     }
 
-    /// Call after every turn. `Some(t)`: sleep, at most for `t`.
+    /// Call after every turn. `Some(t)`: sleep, at most for `t`. The next deadline is asked for only before a sleep.
     pub(crate) fn after_turn(
         &mut self,
         now: Instant,
         worked: bool,
-        next_timer: Option<Instant>,
+        next_timer: impl FnOnce() -> Option<Instant>,
     ) -> Option<Duration> {
         if worked {
             self.since = None;
@@ -45,7 +45,7 @@ impl Idle {
         if idle_for < patience {
             return None;
         }
-        let until_timer = next_timer.map_or(LONGEST_SLEEP, |at| {
+        let until_timer = next_timer().map_or(LONGEST_SLEEP, |at| {
             Duration::from_nanos(at.as_nanos().saturating_sub(now.as_nanos()))
         });
         Some(until_timer.min(LONGEST_SLEEP))
@@ -63,21 +63,24 @@ mod tests {
     #[test]
     fn spins_first_and_sleeps_until_the_timer() {
         let mut idle = Idle::new(IdlePolicy::SpinThenSleep(Duration::from_micros(50)));
-        assert_eq!(idle.after_turn(at(0), false, None), None);
-        assert_eq!(idle.after_turn(at(49), false, None), None);
+        assert_eq!(idle.after_turn(at(0), false, || None), None);
+        assert_eq!(idle.after_turn(at(49), false, || None), None);
         assert_eq!(
-            idle.after_turn(at(50), false, Some(at(80))),
+            idle.after_turn(at(50), false, || Some(at(80))),
             Some(Duration::from_micros(30))
         );
-        assert_eq!(idle.after_turn(at(60), true, None), None);
-        assert_eq!(idle.after_turn(at(100), false, None), None);
-        assert_eq!(idle.after_turn(at(200), false, None), Some(LONGEST_SLEEP));
+        assert_eq!(idle.after_turn(at(60), true, || None), None);
+        assert_eq!(idle.after_turn(at(100), false, || None), None);
+        assert_eq!(
+            idle.after_turn(at(200), false, || None),
+            Some(LONGEST_SLEEP)
+        );
     }
 
     #[test]
     fn spin_never_sleeps() {
         let mut idle = Idle::new(IdlePolicy::Spin);
-        assert_eq!(idle.after_turn(at(0), false, None), None);
-        assert_eq!(idle.after_turn(at(1_000_000), false, None), None);
+        assert_eq!(idle.after_turn(at(0), false, || None), None);
+        assert_eq!(idle.after_turn(at(1_000_000), false, || None), None);
     }
 }

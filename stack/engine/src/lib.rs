@@ -29,6 +29,7 @@ pub mod memory;
 pub mod random;
 pub mod remote;
 pub mod report;
+mod run;
 pub mod service;
 pub mod shard;
 pub mod steering;

@@ -8,7 +8,6 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bywash_tcp::Connection;
@@ -26,7 +25,6 @@ use crate::directory::{ControlMessage, Directory};
 use crate::fast_open::KnownServers;
 use crate::flows::{FlowTable, Place};
 use crate::host::Routes;
-use crate::idle::Idle;
 use crate::listeners::Listeners;
 use crate::local_ports::LocalPorts;
 use crate::path_mtus::PathMtus;
@@ -38,6 +36,7 @@ use crate::pools::moves::Move;
 use crate::pools::scan::Scan;
 use crate::random::{Random, Secrets};
 use crate::report::Counters;
+use crate::run::Bulk;
 use crate::service::{ConnId, Event, Luggage, Service};
 use crate::slab::Slab;
 use crate::steering::Steering;
@@ -170,6 +169,8 @@ pub struct Core<P: Port> {
     pub(crate) displaced: Vec<(u32, u32)>,
     /// Connections that came from other shards and whose service was not told yet.
     pub(crate) arrived: VecDeque<(ConnId, Luggage)>,
+    /// The flow's ring that brought full segments in this turn, if no other ring brought any.
+    pub(crate) bulk: Bulk,
     /// By ring: what the last turn that found something in it found.
     pub(crate) reads: Vec<Read>,
     /// Memory of queues that are empty.
@@ -272,6 +273,7 @@ impl<P: Port> Core<P> {
             moves: VecDeque::new(),
             displaced: Vec::new(),
             arrived: VecDeque::new(),
+            bulk: Bulk::Nothing,
             reads,
             spare: bywash_tcp::Spare::default(),
             last_config: None,
@@ -375,7 +377,7 @@ impl<P: Port> Core<P> {
     }
 
     /// Time at which the shard must look again even if nothing arrives.
-    fn next_wakeup(&self) -> Option<Instant> {
+    pub(crate) fn next_wakeup(&self) -> Option<Instant> {
         let service = self
             .service_timers
             .peek()
@@ -416,7 +418,7 @@ impl<P: Port> Core<P> {
         }
     }
 
-    fn linger(&self) -> bywash_tcp::time::Duration {
+    pub(crate) fn linger(&self) -> bywash_tcp::time::Duration {
         bywash_tcp::time::Duration::from_nanos(self.config.linger.as_nanos() as u64)
     }
 
@@ -581,6 +583,7 @@ impl<P: Port, S: Service> Shard<P, S> {
     pub fn turn(&mut self) -> TurnReport {
         self.start();
         self.core.now = self.core.env.clock.now();
+        self.core.bulk = Bulk::Nothing;
         let mut report = TurnReport {
             reclaimed: self.core.reclaim(),
             refilled: self.core.refill(),
@@ -609,40 +612,6 @@ impl<P: Port, S: Service> Shard<P, S> {
             || !core.dirty.is_empty()
             || self.service.has_work()
             || !core.directory.inbox(core.config.index).is_empty()
-    }
-
-    /// Turns until the service stops the shard, or `stop` is set and the connections have closed.
-    pub fn run(&mut self, stop: &AtomicBool) {
-        let mut idle = Idle::new(self.core.config.idle);
-        let mut asked = false;
-        while self.core.phase != Phase::Stopped {
-            if !asked && stop.load(Ordering::Relaxed) {
-                asked = true;
-                self.ask_to_stop();
-            }
-            self.core.directory.pulse(self.core.config.index).beat();
-            let report = self.turn();
-            let core = &self.core;
-            let worked = report.worked() || !core.ready.is_empty() || !core.dirty.is_empty();
-            let sleep = idle.after_turn(core.now, worked, core.next_wakeup());
-            if let Some(longest) = sleep
-                && !self.service.has_work()
-                && core.directory.inbox(core.config.index).is_empty()
-            {
-                self.core.counters.sleeps += 1;
-                self.core.port.wait(Some(longest));
-            }
-        }
-    }
-
-    /// Tells the service that the end is near, and gives it the linger time to act.
-    fn ask_to_stop(&mut self) {
-        self.core.events.push_back(Event::Stopping);
-        if self.core.phase == Phase::Running {
-            self.core.phase = Phase::Asked {
-                until: self.core.now + self.core.linger(),
-            };
-        }
     }
 
     pub(crate) fn has_ended(&self) -> bool {

@@ -33,6 +33,7 @@
 mod busy_poll;
 pub mod config;
 pub mod error;
+mod fill_depth;
 pub mod frame;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -20,7 +20,8 @@ pub trait Port {
     /// Takes what the completion ring has, and the frames that leases gave back. Returns the completions.
     fn reclaim(&mut self) -> usize;
 
-    /// Moves free RX frames to the fill ring until it is full. Returns how many.
+    /// Moves free RX frames to the fill ring, as many as the kernel is to find there. Returns how many. A port may look at the ring
+    /// once for several packets only.
     fn refill(&mut self) -> usize;
 
     /// Number of RX rings.
@@ -50,6 +51,20 @@ pub trait Port {
     /// # Panics
     /// If there is no such ring.
     fn receive(&mut self, ring: usize, out: &mut Vec<Frame>, budget: usize) -> usize;
+
+    /// Whether `receive` may find something: a look at the rings' cursors, for a caller that waits for a packet and for nothing
+    /// else. `true` where that is not cheaper than to receive.
+    fn may_have_arrivals(&self) -> bool {
+        true
+    }
+
+    /// Frames that `receive` would find in a ring: a look at its cursor. `usize::MAX` where that is not known.
+    ///
+    /// # Panics
+    /// If there is no such ring.
+    fn waiting(&self, _ring: usize) -> usize {
+        usize::MAX
+    }
 
     /// Frames that `transmit` will take now: room in the TX ring and under the cap on outstanding frames.
     fn tx_space(&self) -> usize;

@@ -7,14 +7,21 @@ const LINE: usize = 64;
 /// no such instruction.
 #[inline]
 pub fn prefetch<T: ?Sized>(value: &T) {
-    let start = core::ptr::from_ref(value).cast::<i8>();
-    let mut at = 0;
-    while at < size_of_val(value) {
+    let start = core::ptr::from_ref(value).cast::<u8>();
+    lines_at(start, size_of_val(value).div_ceil(LINE));
+}
+
+/// Asks for so many cache lines from `start` on, which need not be ours to read.
+#[inline]
+pub(crate) fn lines_at(start: *const u8, lines: usize) {
+    for line in 0..lines {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch reads nothing and never faults, and the address is within `value`.
+        // SAFETY: a prefetch reads nothing and never faults, whatever the address.
         unsafe {
-            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(start.add(at));
+            let at = start.wrapping_add(line * LINE).cast::<i8>();
+            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(at);
         }
-        at += LINE;
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (start, line);
     }
 }

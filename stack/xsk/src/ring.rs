@@ -271,6 +271,22 @@ impl<T: Copy> Consumer<T> {
         self.seen.wrapping_sub(self.local).min(self.memory.size)
     }
 
+    /// The next entry, if the producer has written one; it stays.
+    pub(crate) fn peek(&self) -> Option<T> {
+        // Acquire: the producer has written the entry that we are about to read.
+        let seen = self.memory.producer().load(Ordering::Acquire);
+        (seen != self.local).then(|| {
+            // SAFETY: as in `take`.
+            unsafe { self.memory.entry(self.local).read() }
+        })
+    }
+
+    /// How many entries the producer has written that were not taken yet.
+    pub(crate) fn waiting(&self) -> u32 {
+        let seen = self.memory.producer().load(Ordering::Relaxed);
+        seen.wrapping_sub(self.local).min(self.memory.size)
+    }
+
     /// How many entries may be `take`n now, at most `want`.
     pub(crate) fn acquire(&mut self, want: u32) -> u32 {
         if self.filled() < want {

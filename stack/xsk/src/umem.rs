@@ -120,6 +120,9 @@ pub struct Umem {
     foreign_done: RefCell<VecDeque<u32>>,
 }
 
+/// Cache lines of a frame that are fetched before it is looked at: Ethernet, IP and TCP headers with their options.
+const HEADER_LINES: usize = 2;
+
 impl Umem {
     /// Maps the memory; all chunks are free.
     pub fn new(config: &UmemConfig) -> Result<Rc<Self>, XskError> {
@@ -384,6 +387,16 @@ impl Umem {
         u32::try_from(address >> self.chunk_shift)
             .ok()
             .filter(|chunk| *chunk < self.config.frames())
+    }
+
+    /// Fetches what a received frame's headers need: chunk state and two lines of the frame.
+    pub(crate) fn prefetch(&self, address: u64) {
+        if let Some(chunk) = self.chunk_at(address) {
+            crate::prefetch(&self.states[chunk as usize]);
+            let within = (address - self.address(chunk)) as usize;
+            let headers = self.region.chunk(chunk).wrapping_add(within);
+            crate::prefetch::lines_at(headers, HEADER_LINES);
+        }
     }
 
     pub(crate) fn is_queued(&self, chunk: u32) -> bool {

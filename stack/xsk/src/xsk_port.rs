@@ -19,6 +19,7 @@ use std::time::Instant;
 use crate::busy_poll::{BusyPoll, BusyPollConfig, TxWatch};
 use crate::config::{XskConfig, pool_rings};
 use crate::error::XskError;
+use crate::fill_depth::FillDepth;
 use crate::frame::Frame;
 use crate::marks::Marks;
 use crate::port::Port;
@@ -35,6 +36,9 @@ const OWED_KICK_PAUSE: Duration = Duration::from_millis(1);
 
 /// The receiver that may poll the driver where the primary must not: the control pool's, which has no TX ring.
 const RECEIVING_POLLER: usize = 1;
+
+/// Up to this many rings are looked at by `may_have_arrivals`.
+const GLANCED_RINGS: usize = 64;
 
 /// How many descriptors one `sendto` takes in copy mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +116,7 @@ pub struct XskPort {
     /// What was asked for.
     busy_poll: Option<BusyPollConfig>,
     guard: Option<TxGuard>,
+    fill_depth: FillDepth,
     statistics: Statistics,
 }
 
@@ -130,7 +135,8 @@ impl XskPort {
         let tx_budget = set_tx_budget(&primary, config)?;
         let primary = Receiver::new(primary, config.rings.primary)?;
         // Some drivers want buffers at bind.
-        fill_up(&umem, &mut fill);
+        let fill_depth = FillDepth::new(config.rings.fill);
+        fill_up(&umem, &mut fill, fill_depth.frames());
         let bound = primary.socket.bind_primary(config, ifindex)?;
         let bind = primary.socket.mode()?;
         let modes = KernelModes {
@@ -173,6 +179,7 @@ impl XskPort {
             bind_wait: bound.waited,
             busy_poll: config.busy_poll,
             guard: config.guard_tx.then(|| TxGuard::new(config.umem.frames())),
+            fill_depth,
             statistics: Statistics::default(),
         })
     }
@@ -357,9 +364,9 @@ fn set_tx_budget(primary: &Socket, config: &XskConfig) -> Result<TxBudget, XskEr
     })
 }
 
-/// Moves free RX chunks to the fill ring. Returns how many.
-fn fill_up(umem: &Umem, fill: &mut FillRing) -> usize {
-    let room = fill.acquire(umem.rx_free() as u32);
+/// Moves at most `most` free RX chunks to the fill ring. Returns how many.
+fn fill_up(umem: &Umem, fill: &mut FillRing, most: u32) -> usize {
+    let room = fill.acquire(most.min(umem.rx_free() as u32));
     let mut moved = 0;
     while moved < room
         && let Some(address) = umem.give_to_kernel()
@@ -417,7 +424,17 @@ impl Port for XskPort {
     }
 
     fn refill(&mut self) -> usize {
-        let moved = fill_up(&self.umem, &mut self.fill);
+        let moved = match self.modes.bind {
+            Mode::ZeroCopy => fill_up(&self.umem, &mut self.fill, u32::MAX),
+            Mode::Copy if self.fill_depth.is_due(self.statistics.received) => {
+                let left = self.fill.pending();
+                let wanted = self.fill_depth.on_look(self.statistics.received, left);
+                let moved = fill_up(&self.umem, &mut self.fill, wanted);
+                self.fill_depth.on_filled(moved as u32);
+                moved
+            }
+            Mode::Copy => 0,
+        };
         // A zero-copy driver that found the ring empty sleeps until it is told. The flag may have come after our last
         // look, so it is asked for as long as entries wait, not only when some are added.
         if self.modes.bind == Mode::ZeroCopy && self.fill.needs_wakeup() && self.fill.pending() > 0
@@ -471,6 +488,23 @@ impl Port for XskPort {
         rx.release();
         self.statistics.received += received as u64;
         received
+    }
+
+    fn waiting(&self, ring: usize) -> usize {
+        self.receivers[ring].rx.waiting() as usize
+    }
+
+    fn may_have_arrivals(&self) -> bool {
+        if self.receivers.len() > GLANCED_RINGS {
+            return true;
+        }
+        self.receivers.iter().any(|receiver| {
+            let Some(descriptor) = receiver.rx.peek() else {
+                return false;
+            };
+            self.umem.prefetch(descriptor.address);
+            true
+        })
     }
 
     fn tx_space(&self) -> usize {

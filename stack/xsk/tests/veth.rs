@@ -251,11 +251,11 @@ fn each_ring_receives_what_is_redirected_to_it() {
             512,
             "the fill ring is full from the start"
         );
-        for n in 0..20u8 {
+        for n in 0..40u8 {
             peer.send(&frame_for(n % 5, &[n; 40]));
         }
         for ring in 0..5u8 {
-            let frames = receive(&mut port, usize::from(ring), 4);
+            let frames = receive(&mut port, usize::from(ring), 8);
             for (turn, frame) in (0..).zip(&frames) {
                 assert_eq!(frame.bytes(), frame_for(ring, &[turn * 5 + ring; 40]));
                 assert!(frame.headroom() >= 256, "XDP's own headroom");
@@ -263,12 +263,17 @@ fn each_ring_receives_what_is_redirected_to_it() {
             let ledger = port.umem().audit().expect("adds up");
             assert_eq!(
                 (ledger.held, ledger.fill),
-                (4, 512 - 4 * (u32::from(ring) + 1))
+                (8, 512 - 8 * (u32::from(ring) + 1))
             );
             drop(frames);
         }
-        assert_eq!(port.umem().rx_free(), 20);
-        assert_eq!(port.refill(), 20);
+        assert_eq!(port.umem().rx_free(), 40);
+        assert_eq!(port.refill(), 40);
+        assert_eq!(
+            port.refill(),
+            0,
+            "it is full, and not looked at again so soon"
+        );
         assert_eq!(port.umem().audit().expect("adds up").fill, 512);
     });
 }

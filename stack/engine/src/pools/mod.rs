@@ -237,6 +237,9 @@ impl Pools {
         shard: Pressure,
         owners: &mut Vec<u32>,
     ) {
+        if self.pressed.is_empty() && self.touched.is_empty() {
+            return;
+        }
         let credit = self.credit(lease_cap, shard);
         let limited = self.is_limited(lease_cap, credit);
         let pressed = std::mem::take(&mut self.pressed);

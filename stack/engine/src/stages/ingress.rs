@@ -14,7 +14,7 @@ use crate::directory::Handed;
 use crate::flows::Place;
 use crate::payload::FramePayload;
 use crate::pools::moves::{self, FIRST_SHARD};
-use crate::pools::{CONTROL, PRIMARY};
+use crate::pools::{CONTROL, FIRST_POOL, PRIMARY};
 use crate::service::Event;
 use crate::shard::{Conn, Core, Origin, Phase, Pressure, Read};
 
@@ -123,7 +123,9 @@ impl<P: Port> Core<P> {
     /// Frames of a ring -> `self.batch`.
     pub(crate) fn fetch(&mut self, ring: u16, budget: usize) -> usize {
         let frames = self.port.receive(ring.into(), &mut self.batch, budget);
-        if frames > 0 {
+        if let Some(last) = self.batch.last() {
+            let is_pool = usize::from(ring) >= FIRST_POOL;
+            self.bulk.note(ring, is_pool, last.len());
             self.reads[usize::from(ring)] = Read {
                 turn: self.counters.turns,
                 drained: frames < budget,
