@@ -283,7 +283,7 @@ impl<P: Port> Core<P> {
     }
 
     pub(crate) fn addresses(&mut self, id: ConnId) -> Result<(SocketAddr, SocketAddr), ConnError> {
-        let tuple = *self.conns.by_id(id).ok_or(ConnError::Unknown)?.tcp.tuple();
+        let tuple = self.conns.by_id(id).ok_or(ConnError::Unknown)?.tcp.tuple();
         Ok((
             SocketAddr::new(tuple.local, tuple.local_port),
             peer_of(&tuple),

@@ -116,9 +116,9 @@ impl FlowTable {
         let is = |entry: &Entry| {
             entry.hash == hash
                 && match Place::unpack(entry.place) {
-                    Place::Connection(index) => conns
-                        .get(index)
-                        .is_some_and(|conn| is_same(conn.tcp.tuple(), tuple)),
+                    Place::Connection(index) => {
+                        conns.get(index).is_some_and(|conn| conn.tcp.is_flow(tuple))
+                    }
                     Place::TimeWait(index) => time_waits
                         .get(index)
                         .is_some_and(|one| is_same(one.tuple(), tuple)),

@@ -78,7 +78,7 @@ impl<P: Port> Core<P> {
             if let Some(conn) = core.conns.by_index(index)
                 && conn.opening.is_none()
             {
-                let mss = mss_for(mtu, conn.tcp.tuple());
+                let mss = mss_for(mtu, &conn.tcp.tuple());
                 conn.tcp.set_mss(mss);
                 core.mark_dirty(index);
             }
@@ -138,7 +138,7 @@ impl<P: Port> Core<P> {
         let Some(conn) = self.conns.by_index(index) else {
             return;
         };
-        let tuple = *conn.tcp.tuple();
+        let tuple = conn.tcp.tuple();
         conn.link = Some(Link {
             source_mac: path.source_mac,
             destination_mac: path.destination_mac,
@@ -167,7 +167,7 @@ impl<P: Port> Core<P> {
         let Some(config) = conn.opening.take() else {
             return Ok(());
         };
-        let remote = peer_address(conn.tcp.tuple());
+        let remote = peer_address(&conn.tcp.tuple());
         let Some(tuple) = self.choose_tuple(path, remote) else {
             return Err(Unreachable::Failed(Arc::from(
                 "no local port is free towards the peer",

@@ -394,7 +394,7 @@ impl<P: Port> Core<P> {
             flow: pool
                 .owner
                 .and_then(|owner| self.conns.peek(owner))
-                .map(|conn| ends(conn.tcp.tuple())),
+                .map(|conn| ends(&conn.tcp.tuple())),
             generation: pool.generation,
             owners: pool.counters.owners,
             frames: pool.counters.frames,
@@ -506,7 +506,7 @@ fn ends(tuple: &Tuple) -> (SocketAddr, SocketAddr) {
 }
 
 fn connection(conn: &crate::shard::Conn, now: Instant) -> ConnectionReport {
-    let (local, remote) = ends(conn.tcp.tuple());
+    let (local, remote) = ends(&conn.tcp.tuple());
     let info = conn.tcp.info_at(now);
     ConnectionReport {
         local,

@@ -345,7 +345,7 @@ impl<P: Port> Core<P> {
         let Some(conn) = self.conns.remove(index) else {
             return;
         };
-        let tuple = *conn.tcp.tuple();
+        let tuple = conn.tcp.tuple();
         // The next connection to the same host does not have to search again.
         if let Some((mtu, at)) = conn.tcp.found_path_mtu() {
             self.path_mtus.learn(tuple.remote, mtu, at);

@@ -30,8 +30,9 @@ const NONE: u32 = u32::MAX;
 struct Entry {
     next: u32,
     prev: u32,
-    /// Tick that it stands at; meaningless while `place` is `NONE`.
-    tick: u64,
+    /// Tick that it stands at, its lower half: never before the wheel's, never beyond the horizon. Meaningless while `place`
+    /// is `NONE`.
+    tick: u32,
     /// By how many ticks the deadline is later; `NONE`: there is none any more.
     later: u32,
     /// Level * SLOTS + slot, or `NONE` while it stands nowhere.
@@ -50,6 +51,11 @@ impl Entry {
     fn is_armed(&self) -> bool {
         self.place != NONE && self.later != NONE
     }
+}
+
+/// The tick whose lower half is `half`, at or after `now`.
+fn whole(now: u64, half: u32) -> u64 {
+    now + u64::from(half.wrapping_sub(now as u32))
 }
 
 /// Deadlines by key.
@@ -94,7 +100,7 @@ impl Wheel {
         }
         let entry = &mut self.entries[key as usize];
         if entry.place != NONE
-            && let Some(later) = tick.checked_sub(entry.tick)
+            && let Some(later) = tick.checked_sub(whole(self.tick, entry.tick))
             && later < u64::from(NONE)
         {
             self.armed += usize::from(entry.later == NONE);
@@ -181,8 +187,9 @@ impl Wheel {
         self.entries[key as usize] = Entry {
             next: head,
             prev: NONE,
-            tick,
-            later: 0,
+            tick: at as u32,
+            // A deadline beyond 19 hours comes up before its time, and its owner sets it anew.
+            later: u32::try_from(tick - at).unwrap_or(NONE).min(NONE - 1),
             place: place as u32,
         };
         if head != NONE {
@@ -223,7 +230,7 @@ impl Wheel {
         let entry = &self.entries[key as usize];
         entry
             .is_armed()
-            .then(|| entry.tick + u64::from(entry.later))
+            .then(|| whole(self.tick, entry.tick) + u64::from(entry.later))
     }
 
     fn fire_slot(&mut self, slot: usize, fire: &mut impl FnMut(u32)) -> usize {

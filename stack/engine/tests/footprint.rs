@@ -19,8 +19,8 @@ const PORT: u16 = 9;
 const CONNECTIONS: usize = 2_048;
 const AT_ONCE: usize = 100;
 
-/// Bytes that a connection at rest may take now. The goal is 640.
-const LIMIT: u64 = 680;
+/// Bytes that a connection at rest may take now..
+const LIMIT: u64 = 640;
 
 /// Sends back what comes.
 #[derive(Default)]

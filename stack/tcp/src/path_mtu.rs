@@ -9,7 +9,7 @@
 //! nothing here knows of IP versions but [`Headers`]. After [`AGE`] the path is believed to have its full size again (RFC 1191
 //! 6.3, RFC 8201 4): if it has not, the next full segment brings the next report.
 
-use bywash_wire::{SeqNumber, Tuple};
+use bywash_wire::SeqNumber;
 
 use crate::snapshot::code;
 use crate::time::{Duration, Instant};
@@ -33,8 +33,8 @@ pub(crate) struct Headers {
 impl Headers {
     /// IPv4: Linux's `ip_rt_min_pmtu`, since nobody but an attacker names less (RFC 5927 7.3). IPv6: no link has less, and a
     /// smaller report must not make the packets smaller (RFC 8201 4).
-    pub(crate) fn of(tuple: &Tuple) -> Self {
-        if tuple.is_v4() {
+    pub(crate) fn of(v4: bool) -> Self {
+        if v4 {
             Self {
                 len: 40,
                 mtu_min: 552,

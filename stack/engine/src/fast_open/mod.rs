@@ -250,7 +250,7 @@ impl<P: Port> Core<P> {
         };
         conn.fast_open = false;
         let (status, grant) = (conn.tcp.fast_open_status(), conn.tcp.fast_open_grant());
-        let tuple = *conn.tcp.tuple();
+        let tuple = conn.tcp.tuple();
         if let Origin::Accepted(port) | Origin::HalfOpen(port) = conn.origin {
             if let Some(early) = self.listeners.early(port) {
                 early.release(now, end == Some(CloseReason::Reset));

@@ -117,7 +117,7 @@ impl<P: Port> Core<P> {
                 (TcpEvent::Connected, Origin::HalfOpen(port)) => {
                     conn.origin = Origin::Accepted(port);
                     self.syn_alarm.on_accepted();
-                    let peer = peer_of(conn.tcp.tuple());
+                    let peer = peer_of(&conn.tcp.tuple());
                     if let Some(listener) = self.listeners.by_port(port) {
                         listener.half_open = listener.half_open.saturating_sub(1);
                         listener.accepted += 1;

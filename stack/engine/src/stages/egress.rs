@@ -66,7 +66,7 @@ impl<P: Port> Core<P> {
             // Waits for its path; `paths` makes it ready again.
             return Sent::All;
         };
-        let tuple = *conn.tcp.tuple();
+        let tuple = conn.tcp.tuple();
         if conn.tcp.challenge_due() && !self.challenges.take(self.now, self.env.random.as_mut()) {
             conn.tcp.withhold_challenge();
             self.counters.challenges_withheld += 1;

@@ -444,7 +444,7 @@ impl<P: Port> Core<P> {
         receive_buffer: usize,
         opening: Option<Box<bywash_tcp::Config>>,
     ) -> u32 {
-        let tuple = *tcp.tuple();
+        let tuple = tcp.tuple();
         let known = opening.is_none();
         let fast_open = self.begin_fast_open(&tcp, origin);
         let id = self.conns.insert(Conn {

@@ -119,7 +119,7 @@ impl<P: Port> Core<P> {
             return;
         };
         let steering = &mut self.env.steering;
-        match steering.insert_flow(conn.tcp.tuple(), ring.into(), generation) {
+        match steering.insert_flow(&conn.tcp.tuple(), ring.into(), generation) {
             Ok(()) => {
                 conn.pool = Some(ring);
                 self.counters.promoted += 1;
@@ -140,7 +140,7 @@ impl<P: Port> Core<P> {
     pub(crate) fn demote(&mut self, index: u32) -> Option<u16> {
         let conn = self.conns.by_index(index)?;
         let ring = conn.pool.take()?;
-        self.env.steering.remove_flow(conn.tcp.tuple());
+        self.env.steering.remove_flow(&conn.tcp.tuple());
         self.pools.release(ring);
         Some(ring)
     }
@@ -219,7 +219,7 @@ impl<P: Port> Core<P> {
             return false;
         };
         let follows = |tcp: &Connection<FramePayload>| {
-            tcp.tuple() == &decoded.tuple && tcp.follows_on(&decoded.segment)
+            tcp.is_flow(&decoded.tuple) && tcp.follows_on(&decoded.segment)
         };
         // A connection that has gone: let its frames go too.
         self.conns

@@ -109,7 +109,7 @@ impl<P: Port> Core<P> {
         let Some(conn) = self.conns.by_index(index) else {
             return false;
         };
-        let recalled = self.env.steering.recall(conn.tcp.tuple());
+        let recalled = self.env.steering.recall(&conn.tcp.tuple());
         self.counters.resteers_by_nic += u64::from(recalled);
         recalled
     }
@@ -139,7 +139,7 @@ impl<P: Port> Core<P> {
         Some(Box::new(Traveller {
             from: self.config.index,
             returned: false,
-            tuple: *conn.tcp.tuple(),
+            tuple: conn.tcp.tuple(),
             bytes,
             luggage,
             origin: conn.origin,
@@ -154,7 +154,7 @@ impl<P: Port> Core<P> {
         self.forget_moves(index);
         if let Some(conn) = self.conns.remove(index) {
             self.flows
-                .remove(conn.tcp.tuple(), Place::Connection(index));
+                .remove(&conn.tcp.tuple(), Place::Connection(index));
             self.wheel.set(index, None);
             self.counters.resteered_away += 1;
         }

@@ -32,8 +32,8 @@ code!(
 /// What the window grows by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Growth {
-    /// The first slow start.
-    First(HyStart),
+    /// The first slow start, before either law has its way.
+    First(HyStart, Law),
     /// Bytes acknowledged towards the next segment, of Reno.
     Credit(u32),
     /// The time since the last reduction, of CUBIC: in a box, made when slow start ends.
@@ -45,25 +45,23 @@ pub(crate) struct LossBased {
     pub(super) window: Window,
     validation: Validation,
     growth: Growth,
-    law: Law,
 }
 
-code!(struct LossBased { window, validation, growth, law });
+code!(struct LossBased { window, validation, growth });
 
 impl LossBased {
     pub(super) fn new(law: Law, mss: u32) -> Self {
         Self {
             window: Window::new(mss),
             validation: Validation::new(),
-            growth: Growth::First(HyStart::new()),
-            law,
+            growth: Growth::First(HyStart::new(), law),
         }
     }
 
     /// The same path under another law: what is known of it stays.
     pub(super) fn with_law(law: Law, window: Window) -> Self {
         let growth = if window.ssthresh == u32::MAX {
-            Growth::First(HyStart::new())
+            Growth::First(HyStart::new(), law)
         } else {
             Growth::fresh(law)
         };
@@ -71,17 +69,20 @@ impl LossBased {
             window,
             validation: Validation::new(),
             growth,
-            law,
         }
     }
 
     pub(super) fn law(&self) -> Law {
-        self.law
+        match self.growth {
+            Growth::First(_, law) => law,
+            Growth::Credit(_) => Law::Reno,
+            Growth::Epoch(_) => Law::Cubic,
+        }
     }
 
     pub(super) fn phase(&self) -> &'static str {
         match &self.growth {
-            Growth::First(hystart) if hystart.is_conservative() => "conservative slow start",
+            Growth::First(hystart, _) if hystart.is_conservative() => "conservative slow start",
             _ if self.window.is_slow_start() => "slow start",
             _ => "congestion avoidance",
         }
@@ -95,7 +96,7 @@ impl LossBased {
     pub(super) fn w_max(&self) -> Option<u32> {
         match &self.growth {
             Growth::Epoch(epoch) => Some(epoch.w_max()),
-            Growth::First(_) | Growth::Credit(_) => None,
+            Growth::First(..) | Growth::Credit(_) => None,
         }
     }
 
@@ -137,7 +138,7 @@ impl LossBased {
             Recovery::AfterTimeout => sample.acked.min(sample.mss),
             Recovery::Open | Recovery::Fast => sample.delivered,
         };
-        let Growth::First(hystart) = &mut self.growth else {
+        let Growth::First(hystart, _) = &mut self.growth else {
             // One acknowledgment may cover a whole window, most of which lies beyond the threshold.
             let room = self.window.ssthresh - self.window.cwnd;
             return self.window.grow(bytes.min(room));
@@ -146,14 +147,14 @@ impl LossBased {
             Verdict::Grow(bytes) => self.window.grow(bytes),
             Verdict::Over => {
                 self.window.ssthresh = self.window.cwnd;
-                self.growth = Growth::fresh(self.law);
+                self.growth = Growth::fresh(self.law());
             }
         }
     }
 
     fn avoid(&mut self, sample: &AckSample) {
         match &mut self.growth {
-            Growth::First(_) => self.growth = Growth::fresh(self.law),
+            Growth::First(..) => self.growth = Growth::fresh(self.law()),
             Growth::Credit(credit) => {
                 // RFC 5681 3.1: one segment a window, counted by bytes.
                 *credit = credit.saturating_add(sample.delivered);
@@ -171,7 +172,7 @@ impl LossBased {
 
     /// The share of the window that a loss leaves.
     fn reduced(&self, bytes: u32, mss: u32) -> u32 {
-        let left = match self.law {
+        let left = match self.law() {
             // RFC 5681 3.1, equation 4.
             Law::Reno => bytes / 2,
             // RFC 9438 4.6.
@@ -184,14 +185,14 @@ impl LossBased {
     fn reduce(&mut self, moment: Moment) {
         self.window.remember();
         let in_use = self.validation.on_congestion(moment, self.window.cwnd);
-        let basis = in_use.unwrap_or(match self.law {
+        let basis = in_use.unwrap_or(match self.law() {
             // RFC 5681 3.1: FlightSize.
             Law::Reno => moment.flight,
             Law::Cubic => self.window.cwnd,
         });
         self.window.ssthresh = self.reduced(basis, moment.mss);
-        if self.law == Law::Reno || !matches!(self.growth, Growth::Epoch(_)) {
-            self.growth = Growth::fresh(self.law);
+        if self.law() == Law::Reno || !matches!(self.growth, Growth::Epoch(_)) {
+            self.growth = Growth::fresh(self.law());
         }
         if let Growth::Epoch(epoch) = &mut self.growth {
             epoch.on_congestion(self.window.cwnd);
@@ -282,7 +283,7 @@ impl Growth {
 impl Code for Growth {
     fn save(&self, out: &mut alloc::vec::Vec<u8>) {
         match self {
-            Self::First(hystart) => (0_u8, *hystart).save(out),
+            Self::First(hystart, law) => (0_u8, (*hystart, *law)).save(out),
             Self::Credit(credit) => (1_u8, *credit).save(out),
             Self::Epoch(epoch) => (2_u8, **epoch).save(out),
         }
@@ -290,7 +291,10 @@ impl Code for Growth {
 
     fn load(input: &mut Reader<'_>) -> Result<Self, SnapshotError> {
         Ok(match u8::load(input)? {
-            0 => Self::First(Code::load(input)?),
+            0 => {
+                let (hystart, law) = Code::load(input)?;
+                Self::First(hystart, law)
+            }
             1 => Self::Credit(Code::load(input)?),
             2 => Self::Epoch(Box::new(Code::load(input)?)),
             _ => return Err(SnapshotError::Corrupt),

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use bywash_wire::{Flags, Segment, Tuple};
 
+use super::flow::Flow;
 use super::{Connection, SendError};
 use crate::event::{CloseReason, Event, Pending, Readiness};
 use crate::payload::{COPYBREAK, Payload};
@@ -215,8 +216,14 @@ impl<P: Payload> Connection<P> {
     }
 
     /// The flow.
-    pub fn tuple(&self) -> &Tuple {
-        &self.tuple
+    pub fn tuple(&self) -> Tuple {
+        self.flow.tuple()
+    }
+
+    /// Whether `tuple` is the flow.
+    #[inline]
+    pub fn is_flow(&self, tuple: &Tuple) -> bool {
+        self.flow.is(tuple)
     }
 
     /// The state.
@@ -268,7 +275,7 @@ impl<P: Payload> Connection<P> {
     pub fn time_wait(&self) -> Option<TimeWait> {
         let until = self.timers.deadline(Timer::Linger)?;
         (self.phase == Phase::TimeWait).then(|| TimeWait {
-            tuple: self.tuple,
+            tuple: self.tuple(),
             snd_nxt: self.snd.nxt,
             rcv_nxt: self.rcv.nxt,
             window: self.rcv.window(),
@@ -287,7 +294,7 @@ impl<P: Payload> Connection<P> {
     /// bytes of a payload. Events not yet polled are part of it, transmissions not yet completed are not.
     pub fn snapshot<'a>(&'a self, out: &mut Vec<u8>, bytes: impl Fn(&'a P) -> &'a [u8]) {
         begin(out);
-        self.tuple.save(out);
+        self.tuple().save(out);
         self.config.save(out);
         self.phase.save(out);
         self.events.save(out);
@@ -312,7 +319,7 @@ impl<P: Payload> Connection<P> {
         mut make: impl FnMut(&[u8]) -> Option<P>,
     ) -> Result<Self, SnapshotError> {
         let mut input = Reader::open(input)?;
-        let tuple = Code::load(&mut input)?;
+        let tuple: Tuple = Code::load(&mut input)?;
         let config = Arc::new(Code::load(&mut input)?);
         let phase = Code::load(&mut input)?;
         let events = Code::load(&mut input)?;
@@ -346,10 +353,12 @@ impl<P: Payload> Connection<P> {
             rtt,
             counters,
             rare,
-            tuple,
+            flow: Flow::new(&tuple),
             config,
         };
-        if connection.agreed.is_possible() {
+        // Another protocol, or two families.
+        let same = connection.tuple() == tuple;
+        if same && connection.agreed.is_possible() {
             Ok(connection)
         } else {
             Err(SnapshotError::Corrupt)

@@ -18,6 +18,11 @@ use crate::timer::Timer;
 /// After this silence a timestamp that looks old may be new: the peer's clock has gone half around (RFC 7323 5.5).
 const TS_RECENT_LIFETIME: Duration = Duration::from_secs(24 * 24 * 3_600);
 
+/// A moment in units of 2^30 ns, a little more than a second: 32 bits last for 146 years.
+pub(super) const fn age(now: Instant) -> u32 {
+    (now.as_nanos() >> 30) as u32
+}
+
 /// ACKs without delay for a peer that sends what we have (Linux's `TCP_MAX_QUICKACKS`).
 const QUICK_ACKS: u32 = 16;
 
@@ -179,7 +184,8 @@ impl<P: Payload> Connection<P> {
 
     /// RFC 7323 5.5: after 24 days of silence TS.Recent proves nothing.
     fn is_ts_recent_stale(&self, now: Instant) -> bool {
-        now.since(self.agreed.ts_recent_at) > TS_RECENT_LIFETIME
+        let age = age(now).saturating_sub(self.agreed.ts_recent_at);
+        u64::from(age) << 30 > TS_RECENT_LIFETIME.as_nanos()
     }
 
     /// RFC 7323 4.3 (2): the timestamp to echo is that of the segment that the next acknowledgment is for.
@@ -190,7 +196,7 @@ impl<P: Payload> Connection<P> {
             && (!self.is_older(timestamps.value) || self.is_ts_recent_stale(now))
         {
             self.agreed.ts_recent = timestamps.value;
-            self.agreed.ts_recent_at = now;
+            self.agreed.ts_recent_at = age(now);
         }
     }
 

@@ -53,7 +53,9 @@ impl<P: Payload> Connection<P> {
 
     /// IP packet, in bytes, that our segments are kept within now.
     pub fn path_mtu(&self) -> u16 {
-        self.agreed.mss.saturating_add(Headers::of(&self.tuple).len)
+        self.agreed
+            .mss
+            .saturating_add(Headers::of(self.flow.is_v4()).len)
     }
 
     /// Begins with a path MTU, in bytes of IP packet, that another connection to the same host has learnt at `learnt_at`. It
@@ -74,7 +76,7 @@ impl<P: Payload> Connection<P> {
     /// RFC 1191 6, RFC 8201 5.
     fn on_packet_too_big(&mut self, now: Instant, mtu: u32) -> Disposition {
         let used = self.agreed.mss;
-        let Some(mss) = Headers::of(&self.tuple).mss_of_report(mtu, used) else {
+        let Some(mss) = Headers::of(self.flow.is_v4()).mss_of_report(mtu, used) else {
             return IGNORED;
         };
         self.rare()

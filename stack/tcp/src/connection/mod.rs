@@ -16,6 +16,7 @@ mod api;
 mod checks;
 mod configure;
 mod fast_open;
+mod flow;
 mod follow;
 mod hold;
 mod icmp;
@@ -52,6 +53,7 @@ use crate::snd::SendQueue;
 use crate::state::{Input, Opened, Phase};
 use crate::time::Instant;
 use crate::timer::{Timer, Timers};
+use flow::Flow;
 use hold::Holds;
 pub use train::Train;
 
@@ -86,7 +88,7 @@ pub struct Connection<P: Payload> {
     rtt: RttEstimator,
     counters: Counters,
     rare: Option<Box<rare::Rare>>,
-    tuple: Tuple,
+    flow: Flow,
     config: Arc<Config>,
 }
 
@@ -102,9 +104,9 @@ struct Agreed {
     sack: bool,
     /// Start of our timestamp clock.
     ts_offset: u32,
-    /// TS.Recent (RFC 7323 4.3), and when it was set.
+    /// TS.Recent (RFC 7323 4.3), and when it was set, in [ages](checks::age).
     ts_recent: u32,
-    ts_recent_at: Instant,
+    ts_recent_at: u32,
 }
 
 code!(struct Agreed {
@@ -292,7 +294,7 @@ impl<P: Payload> Connection<P> {
                 sack: config.sack,
                 ts_offset,
                 ts_recent: 0,
-                ts_recent_at: now,
+                ts_recent_at: checks::age(now),
             },
             control,
             timers: Timers::default(),
@@ -307,7 +309,7 @@ impl<P: Payload> Connection<P> {
             rtt: RttEstimator::new(),
             counters: Counters::default(),
             rare: None,
-            tuple,
+            flow: Flow::new(&tuple),
             config: config.clone(),
         }
     }
@@ -317,7 +319,7 @@ impl<P: Payload> Connection<P> {
         self.rcv.on_syn(syn.seq);
         let options = &syn.options;
         // RFC 9293 3.7.1: without the option 536 octets, over IPv6 1220.
-        let default = if self.tuple.is_v4() { 536 } else { 1220 };
+        let default = if self.flow.is_v4() { 536 } else { 1220 };
         let peer = options.mss.unwrap_or(default).max(PEER_MSS_MIN);
         self.agreed.mss = self.agreed.mss.min(peer);
         // RFC 7323 2.2: scaling only if both SYNs carry the option.
@@ -331,7 +333,7 @@ impl<P: Payload> Connection<P> {
         self.agreed.timestamps &= options.timestamps.is_some();
         if let Some(timestamps) = options.timestamps {
             self.agreed.ts_recent = timestamps.value;
-            self.agreed.ts_recent_at = now;
+            self.agreed.ts_recent_at = checks::age(now);
         }
         self.note_user_timeout(syn);
         self.note_fast_open(syn, peer);

@@ -43,8 +43,9 @@ impl<P: Payload> Connection<P> {
 
     /// A time-out, the `attempts`-th in a row: perhaps the path swallows what is large.
     pub(super) fn suspect_black_hole(&mut self, now: Instant) {
-        let large = self.snd.record(0).len as usize + usize::from(Headers::of(&self.tuple).len);
-        let least = usize::from(Headers::of(&self.tuple).mtu_min);
+        let large =
+            self.snd.record(0).len as usize + usize::from(Headers::of(self.flow.is_v4()).len);
+        let least = usize::from(Headers::of(self.flow.is_v4()).mtu_min);
         if self.config.mtu_probing == MtuProbing::Off
             || self.control.attempts <= SUSPICIOUS_TIMEOUTS
             || !self.phase.is_synchronised()
@@ -58,7 +59,7 @@ impl<P: Payload> Connection<P> {
         } else {
             BASE_MSS.min(self.agreed.mss)
         };
-        let floor = Headers::of(&self.tuple).mtu_min - Headers::of(&self.tuple).len;
+        let floor = Headers::of(self.flow.is_v4()).mtu_min - Headers::of(self.flow.is_v4()).len;
         let mss = fallback.max(floor.min(self.agreed.mss)).max(PEER_MSS_MIN);
         self.search_from(mss, now);
         self.shrink_segments(mss);
@@ -115,7 +116,7 @@ impl<P: Payload> Connection<P> {
         let path = self.rare.as_ref()?.path.as_ref()?;
         let found = path.found()?;
         Some((
-            found.saturating_add(Headers::of(&self.tuple).len),
+            found.saturating_add(Headers::of(self.flow.is_v4()).len),
             path.reported_at,
         ))
     }
