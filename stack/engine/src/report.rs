@@ -479,7 +479,6 @@ impl<P: Port> Core<P> {
             ("tx-stalls", port.tx_stalls),
             ("tx-guarded", port.tx_guarded),
             ("tx-changed", port.tx_changed),
-            ("rx-wakeups", port.rx_wakeups),
             ("payload-bytes-copied", self.port.umem().copied()),
             ("payload-bytes-recut", self.port.umem().recut()),
             (

@@ -318,6 +318,12 @@ impl<P: Payload> Connection<P> {
         if acks && !acceptable {
             if !segment.flags.contains(Flags::RST) {
                 self.owe_reset(segment.ack, false);
+                // The peer remembers an earlier connection (RFC 9293 3.5.1), in TIME-WAIT perhaps, which the reset ends: the SYN
+                // behind it is new to the peer. Once, without waiting for the time-out: a peer that answers so again, or
+                // somebody who forges such ACKs, does not set our pace.
+                if self.snd.record(0).transmissions == 1 {
+                    self.snd.mark_lost(0);
+                }
             }
             return Disposition::Dropped(DropReason::BadAck);
         }

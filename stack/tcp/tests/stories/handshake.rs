@@ -230,9 +230,23 @@ fn a_half_open_peer_is_reset_and_the_call_goes_through() {
     };
     pair.on_segment(Side::A, &stray, None);
     pair.flush(Side::A);
+    let sent: Vec<_> = pair
+        .trace
+        .iter()
+        .map(|trace| (trace.segment.flags, trace.segment.seq))
+        .collect();
+    let syn = (Flags::SYN, ISS_A);
+    assert_eq!(
+        sent,
+        [syn, (Flags::RST, stray.ack), syn],
+        "the SYN follows the reset at once, not after a second"
+    );
+    assert_eq!(pair.a.state(), State::SynSent);
+    // Once: whoever goes on so gets resets, and the SYN at the pace of its timer.
+    pair.on_segment(Side::A, &stray, None);
+    pair.flush(Side::A);
     let last = pair.trace.last().unwrap().segment;
     assert_eq!((last.flags, last.seq), (Flags::RST, stray.ack));
-    assert_eq!(pair.a.state(), State::SynSent);
     pair.run_until(both_established);
 }
 
