@@ -40,7 +40,7 @@ const STREAM_FRAME: usize = 1000;
 pub(crate) enum Bulk {
     /// Nothing yet.
     Nothing,
-    /// Full segments by this flow's ring, and nothing by others.
+    /// Full segments by this flow's ring, nothing by others, and no data went out.
     Ring(u16),
     /// Anything else.
     Mixed,
@@ -53,6 +53,11 @@ impl Bulk {
             Self::Nothing if is_pool && len >= STREAM_FRAME => Self::Ring(ring),
             _ => Self::Mixed,
         };
+    }
+
+    /// Data leaves: who answers what came in is not a stream's receiver, and its peer may wait for the answer.
+    pub(crate) fn note_data_sent(&mut self) {
+        *self = Self::Mixed;
     }
 }
 
@@ -99,7 +104,7 @@ impl<P: Port, S: Service> Shard<P, S> {
                     self.core.port.wait(Some(longest));
                 }
                 (None, _) if !worked => core.watch_rings(),
-                // One segment at most: an acknowledgment. Who sends data, or to many, has more to do than to receive.
+                // One segment at most: an acknowledgment. Who sends to many has more to do than to receive.
                 (None, Bulk::Ring(ring)) if report.sent <= 1 => self.gather(ring),
                 (None, _) => {}
             }
@@ -165,5 +170,8 @@ mod tests {
         assert_eq!(seen(&[(2, 67)]), Bulk::Mixed, "a message");
         assert_eq!(seen(&[(0, 1514)]), Bulk::Mixed, "a ring of many flows");
         assert_eq!(seen(&[(2, 1514), (3, 1514)]), Bulk::Mixed, "two flows");
+        let mut bulk = seen(&[(2, 1514)]);
+        bulk.note_data_sent();
+        assert_eq!(bulk, Bulk::Mixed, "an answer");
     }
 }

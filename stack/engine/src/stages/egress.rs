@@ -88,6 +88,7 @@ impl<P: Port> Core<P> {
             );
             let posted = match transmit.payload {
                 Some(payload) => {
+                    self.bulk.note_data_sent();
                     send_payload(&mut self.port, &link, &tuple, ecn, &segment, payload)
                 }
                 None => post_header(&mut self.port, &link, &tuple, ecn, &segment),
