@@ -21,6 +21,18 @@ pub(crate) const MIB: u64 = 1 << 20;
 const CROWD: u32 = 200;
 const CROWD_RING: u32 = 64;
 
+/// Counters that `doctor --first-run` sends people to.
+const TOLD: [&str; 8] = [
+    "tx-guarded",
+    "tx-changed",
+    "tx-invalid-descriptors",
+    "tx-stalls",
+    "rx-dropped",
+    "rx-ring-full",
+    "fill-ring-empty",
+    "payload-bytes-copied",
+];
+
 /// Every case, with engines that ask for this.
 pub(crate) fn all(guest: &mut Guest, asked: Asked) {
     guest.asked = asked;
@@ -67,6 +79,14 @@ fn bind(guest: &Guest) -> Outcome<String> {
     contains(said, &format!("a {xdp} XDP program"))?;
     let list = bywash(host, &["doctor", "--first-run", "--dev", host.device])??;
     contains(&list, "--require-zero-copy --guard-tx")?;
+    // What it wants looked at is there to be looked at.
+    let counters = ss(host)?["shards"][0]["counters"].take();
+    for name in TOLD {
+        contains(&list, name)?;
+        if counters[name].as_u64().is_none() {
+            return Err(format!("no counter {name}: {counters}"));
+        }
+    }
     running.stop()?;
     Ok(format!(
         "XDP_OPTIONS, ss and doctor say {words}; {xdp} XDP; doctor prints the list for a first run"

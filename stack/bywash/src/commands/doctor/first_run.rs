@@ -13,7 +13,7 @@ struct Family {
     known: &'static str,
 }
 
-const FAMILIES: [Family; 7] = [
+const FAMILIES: [Family; 8] = [
     Family {
         drivers: &["virtio_net"],
         known: "run by this project's tests on an emulated device (tests/zero-copy.sh). Receiving since Linux 6.11, sending since 6.13, and only on a device with VIRTIO_F_ACCESS_PLATFORM. It sends by another NAPI than it receives by, so with --busy-poll only receiving polls.",
@@ -33,6 +33,10 @@ const FAMILIES: [Family; 7] = [
     Family {
         drivers: &["ice", "idpf", "gve", "stmmac", "tsnep"],
         known: "not tried. ice sends and receives by one NAPI: --busy-poll should do both.",
+    },
+    Family {
+        drivers: &["nfp", "rvu_nicpf", "fsl_dpaa2_eth"],
+        known: "not tried. One buffer a packet in zero-copy mode, as far as its source says.",
     },
     Family {
         drivers: &["mlx5_core"],
@@ -90,6 +94,7 @@ fn steps(name: &str) -> Vec<Vec<String>> {
         ],
         vec![
             format!("bywash doctor --dev {name}"),
+            format!("Write down what ethtool -i {name} says: driver, its version, firmware. Whoever is asked about a fault asks for them."),
             "No FAIL. `queues`: one, or as many as --shards. `mtu` says how much it may be. Do what --tune prints.".to_owned(),
         ],
         vec![
@@ -110,6 +115,10 @@ fn steps(name: &str) -> Vec<Vec<String>> {
             "tx-guarded grows and tx-changed is 0: nobody rewrites a frame that is being sent. tx-invalid-descriptors 0.".to_owned(),
             "rx-dropped, rx-ring-full, fill-ring-empty: 0 or few. tx-stalls: 0. payload-bytes-copied grows by what is sent, not by what is received.".to_owned(),
             "On the other host no bad checksums: nstat TcpInCsumErrors. They would mean a driver that reads frames it has completed.".to_owned(),
+        ],
+        vec![
+            format!("ethtool -S {name}, before and after; ethtool -a {name}"),
+            "No tx_timeout and no resets in dmesg. Missed or dropped packets agree with fill-ring-empty. If pause frames are on (RX or TX), a NIC without receive buffers can stop its switch port: ethtool -A, off both ways.".to_owned(),
         ],
         vec![
             format!("ip link set {name} down; sleep 1; ip link set {name} up, in the middle of a transfer"),
