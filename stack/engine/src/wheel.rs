@@ -12,7 +12,8 @@
 //! off, or taken back, stays where it stands, with a note; it is moved or dropped when its old place comes up. That is one
 //! look more for each entry in each of its old time-outs, and no unlinking for each packet.
 //!
-//! A deadline fires at the first `advance` at or after it, never before; one tick late at most.
+//! A deadline fires at the first `advance` at or after it; one tick late at most. Never before, but for one that is more than a
+//! day ahead: that comes up after some 24 hours, and its owner, which looks at its own deadlines, sets it anew.
 
 use bywash_tcp::time::Instant;
 
