@@ -15,15 +15,11 @@ use super::{Findings, sysfs};
 /// (`bywash-bench tune`).
 const VETH_MTU: u16 = 3498;
 
-/// The largest MTU whose frames come through a program of single buffers: what a frame of ours holds, or less where it is known.
-/// virtio_net keeps room in its page for its header and an skb's end: in copy mode it drops what is longer than 3494 without a
-/// word, although it takes the program up to 3506 (Linux 6.1: any). igb takes 3072 bytes with Ethernet, two tags and checksum.
+/// The largest MTU whose frames come through a program of single buffers.
 fn largest_mtu(driver: Option<&str>) -> u16 {
     match driver {
         Some("veth") => VETH_MTU,
-        Some("virtio_net") => 3494,
-        Some("igb") => 3046,
-        _ => bywash_engine::engine::largest_mtu(),
+        other => bywash_engine::engine::largest_mtu(other),
     }
 }
 
